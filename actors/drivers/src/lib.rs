@@ -1,0 +1,1 @@
+//! Implementations of the outward ports: clouds, vaults, notifiers, probes.

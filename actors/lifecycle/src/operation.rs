@@ -1,0 +1,274 @@
+//! The exclusive operations: at most one is under way on a VM, and each is a state machine that waits for effects.
+
+use reeve_protocol::event::BackupPurpose;
+use reeve_protocol::{BackupId, Timestamp, VmId};
+use serde::{Deserialize, Serialize};
+
+use crate::effect::{EffectKey, Inventory, Snapshot, StoredDisk};
+use crate::policy::{ProbeKind, RepairStep};
+
+/// An exclusive operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Operation {
+    /// A backup.
+    Backup(BackupRun),
+    /// A repair.
+    Repair(RepairRun),
+    /// The end of the lease, or a deletion on request.
+    Ending(EndingRun),
+    /// A revival.
+    Revive(ReviveRun),
+    /// A single action on request.
+    Action(ActionRun),
+}
+
+impl Operation {
+    /// The name in refusals and lists.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Backup(_) => "backup",
+            Self::Repair(_) => "repair",
+            Self::Ending(_) => "ending",
+            Self::Revive(_) => "revive",
+            Self::Action(run) => run.action.name(),
+        }
+    }
+}
+
+/// A backup under way.
+///
+/// ```text
+/// Inventory ─► Snapshot(disk)… ─► Store(disk)… ─► Seal ─► Verify ─► Drop ─► done
+///      any failure ─► Abandon (drop snapshots, delete objects) ─► failed
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupRun {
+    /// Which.
+    pub id: BackupId,
+    /// What for.
+    pub purpose: BackupPurpose,
+    /// What the VM consists of, once known.
+    pub inventory: Inventory,
+    /// Snapshots taken so far, in the order of the disks.
+    pub snapshots: Vec<Snapshot>,
+    /// Disks in the vault so far, in the same order.
+    pub stored: Vec<StoredDisk>,
+    /// Where it is.
+    pub step: BackupStep,
+    /// The effect that it waits for.
+    pub waits_for: EffectKey,
+}
+
+/// Where a backup is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BackupStep {
+    /// Looking what there is.
+    Inventory,
+    /// Snapshotting the next disk.
+    Snapshot,
+    /// Storing the next disk.
+    Store,
+    /// Writing the manifest.
+    Seal,
+    /// Reading back.
+    Verify {
+        /// Whether it is a later verification of a finished backup, which fails without removing anything.
+        again: bool,
+    },
+    /// Removing the snapshots.
+    Drop {
+        /// Size of what was verified.
+        bytes: u64,
+    },
+    /// Removing everything after a failure.
+    Abandon {
+        /// Why it failed.
+        reason: String,
+    },
+}
+
+/// A repair under way.
+///
+/// ```text
+/// Acting(step) ─► Booting(until) ─► Retesting ─ cured ─► done
+///      ▲                               │ not cured
+///      └────────── next step ◄─────────┴─► exhausted
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairRun {
+    /// What was seen.
+    pub cause: String,
+    /// The probe that failed, and is asked again.
+    pub probe: ProbeKind,
+    /// The steps of the ladder, as the policy said at the start.
+    pub ladder: Vec<RepairStep>,
+    /// Which step is under way.
+    pub at: usize,
+    /// Where it is.
+    pub step: RepairStage,
+}
+
+/// Where a repair step is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RepairStage {
+    /// The action is being done.
+    Acting(EffectKey),
+    /// The VM boots; the retest waits.
+    Booting {
+        /// When the action was done.
+        since: Timestamp,
+        /// When the next retest is made.
+        retest_at: Timestamp,
+        /// When the step is given up if no retest succeeds.
+        give_up_at: Timestamp,
+    },
+    /// The probe is being asked again.
+    Retesting {
+        /// The effect waited for.
+        key: EffectKey,
+        /// When the action was done.
+        since: Timestamp,
+        /// When the step is given up.
+        give_up_at: Timestamp,
+    },
+}
+
+/// What an ending does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EndPlan {
+    /// Stop, back up, verify, destroy.
+    BackupAndDelete,
+    /// Destroy.
+    Delete,
+    /// Stop and keep.
+    Stop,
+    /// Suspend and keep.
+    Suspend,
+}
+
+/// An ending under way.
+///
+/// ```text
+/// Stop ─► BackUp(run) ─► Inventory ─► DeleteServer ─► DeleteVolume… ─► ReleaseAddress… ─► done
+///   └─ (plan Stop, Suspend: done)         no step is passed that failed
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndingRun {
+    /// What it does.
+    pub plan: EndPlan,
+    /// Who asked: `lease` or a requester.
+    pub by: String,
+    /// What the VM consists of, once known.
+    pub inventory: Inventory,
+    /// The verified final backup, once there is one.
+    pub backup: Option<BackupId>,
+    /// Where it is.
+    pub step: EndingStep,
+}
+
+/// Where an ending is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EndingStep {
+    /// Stopping, or suspending.
+    Halt(EffectKey),
+    /// Backing up.
+    BackUp(BackupRun),
+    /// A backup failed; the next is begun at this time.
+    BackUpAgain {
+        /// When.
+        at: Timestamp,
+        /// How many have failed.
+        failures: u32,
+    },
+    /// Looking what there is to destroy (only without a backup, which has looked already).
+    Inventory(EffectKey),
+    /// Destroying the server.
+    DeleteServer(EffectKey),
+    /// Destroying the own volume of this index.
+    DeleteVolume {
+        /// Index in the inventory.
+        index: usize,
+        /// The effect waited for.
+        key: EffectKey,
+    },
+    /// Giving back the address of this index.
+    ReleaseAddress {
+        /// Index in the inventory.
+        index: usize,
+        /// The effect waited for.
+        key: EffectKey,
+    },
+}
+
+/// A revival under way.
+///
+/// ```text
+/// Launching ─► Introducing(new VM) ─► done
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReviveRun {
+    /// From which backup.
+    pub backup: BackupId,
+    /// Who asked.
+    pub by: String,
+    /// Where it is.
+    pub step: ReviveStep,
+}
+
+/// Where a revival is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReviveStep {
+    /// The new VM is being made.
+    Launching(EffectKey),
+    /// The new VM's supervisor is being told.
+    Introducing {
+        /// The new VM.
+        new_vm: VmId,
+        /// The effect waited for.
+        key: EffectKey,
+    },
+}
+
+/// A single action on request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    /// Power on.
+    Start,
+    /// Power off.
+    Stop,
+    /// Hard reboot.
+    Reboot,
+    /// Suspend.
+    Suspend,
+    /// Resume.
+    Resume,
+    /// Put back to a backup.
+    Restore(BackupId),
+}
+
+impl Action {
+    /// The name in events and refusals.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Reboot => "reboot",
+            Self::Suspend => "suspend",
+            Self::Resume => "resume",
+            Self::Restore(_) => "restore",
+        }
+    }
+}
+
+/// A single action under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActionRun {
+    /// Which.
+    pub action: Action,
+    /// Who asked.
+    pub by: String,
+    /// The effect waited for.
+    pub key: EffectKey,
+}

@@ -1,0 +1,1 @@
+//! The actor shells: per-VM trees, shard owners and the node tree.

@@ -1,0 +1,1 @@
+//! How nodes agree and talk: record stores, buses, ownership, RPC.

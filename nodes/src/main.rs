@@ -1,0 +1,2 @@
+//! The binary `reeve`.
+fn main() {}

@@ -1,0 +1,20 @@
+//! Starts real servers for the tests, each one private: own ports, own data, nothing of the machine's touched.
+//!
+//! A server lives as long as the value that stands for it. It also ends when the test process is killed, because a
+//! [`ChildGuard`] leaves a watcher behind that notices.
+//!
+//! A test that needs a real server is named `live_...`, so that `tests/run --quick` can leave it out. A missing server
+//! binary fails such a test; it never skips it.
+
+pub mod log;
+pub mod ports;
+pub mod process;
+pub mod rabbitmq;
+
+mod certificates;
+
+pub use certificates::Certificates;
+pub use log::{ErrorGuard, forbid_errors, forbid_errors_everywhere};
+pub use ports::Port;
+pub use process::ChildGuard;
+pub use rabbitmq::RabbitMq;

@@ -1,0 +1,3 @@
+//! Harness, scenarios, chaos, simulation and tidy checks.
+
+pub mod harness;
