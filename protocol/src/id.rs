@@ -264,7 +264,7 @@ mod tests {
         let vm: VmId = "178b0921-8f85-4257-88b6-2e743b5a975c".parse().unwrap();
         assert_eq!(ShardId::of(vm, 64), ShardId(GOLDEN_SHARD));
     }
-    const GOLDEN_SHARD: u16 = 34;
+    const GOLDEN_SHARD: u16 = 24;
 
     #[test]
     fn shards_are_even() {

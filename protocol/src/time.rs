@@ -21,8 +21,8 @@ pub struct TimestampError {
 impl Timestamp {
     /// 1970-01-01T00:00:00Z.
     pub const EPOCH: Self = Self(0);
-    /// 9999-12-31T23:59:59.999Z: the last that RFC 3339 can write, and "never" for arithmetic that saturates.
-    pub const MAX: Self = Self(253_402_300_799_999);
+    /// 9999-12-30T22:00:00Z: the last instant that every zone can write, and "never" for arithmetic that saturates.
+    pub const MAX: Self = Self(253_402_207_200_000);
     /// 0001-01-01T00:00:00Z.
     pub const MIN: Self = Self(-62_135_596_800_000);
 
@@ -261,7 +261,8 @@ mod tests {
         assert_eq!(Timestamp::from_millis(1_351_518_131_000).to_string(), "2012-10-29T13:42:11.000Z");
         assert_eq!("2012-10-29T13:42:11.5Z".parse(), Ok(Timestamp::from_millis(1_351_518_131_500)));
         assert_eq!("2012-10-29T14:42:11+01:00".parse(), Ok(Timestamp::from_millis(1_351_518_131_000)));
-        assert_eq!(Timestamp::MAX.to_string(), "9999-12-31T23:59:59.999Z");
+        assert_eq!(Timestamp::MAX.to_string(), "9999-12-30T22:00:00.000Z");
+        assert_eq!(Timestamp::MIN.to_string(), "0001-01-01T00:00:00.000Z");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use lapin::tcp::OwnedTLSConfig;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
 use reeve_tests::harness::RabbitMq;
+use reeve_tests::harness::rabbitmq::REGISTRATION_FLUSH;
 
 const QUEUE: &str = "harness.durable";
 const TRANSIENT: &str = "harness.transient";
@@ -46,6 +47,7 @@ async fn live_confirmed_messages_survive_a_broker_that_is_killed() -> anyhow::Re
     declare_quorum_queue(&channel).await?;
     publish(&channel, "", QUEUE, b"kept").await?;
 
+    tokio::time::sleep(REGISTRATION_FLUSH).await;
     rabbit.kill();
     assert!(connect(&rabbit).await.is_err());
     rabbit.restart().await?;

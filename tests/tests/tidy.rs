@@ -37,8 +37,19 @@ const PURE: [&str; 2] = ["protocol", "actors/lifecycle"];
 
 /// First part of the name of each crate that would bring a runtime, randomness or a clock into a pure room.
 const IMPURE_CRATES: [&str; 13] = [
-    "actix", "async-std", "chrono", "etcd-client", "fastrand", "getrandom", "lapin", "quanta", "ractor", "rand",
-    "smol", "time", "tokio",
+    "actix",
+    "async-std",
+    "chrono",
+    "etcd-client",
+    "fastrand",
+    "getrandom",
+    "lapin",
+    "quanta",
+    "ractor",
+    "rand",
+    "smol",
+    "time",
+    "tokio",
 ];
 
 /// Clocks and randomness inside crates that a pure room needs for formats and types.
@@ -55,15 +66,16 @@ const CLOCK_FILES: [(&str, &str); 0] = [];
 /// The one module that names bincode, so that another codec can take its place.
 const CODEC: &str = "protocol/src/codec.rs";
 
-/// Marks of a secret. Each is split so that this file does not trip over itself.
-const SECRETS: [&str; 6] = [
-    // Keystone's Fernet tokens
-    concat!("gAA", "AAA"),
-    concat!("PRIVATE", " KEY-----"),
-    concat!("AK", "IA"),
-    concat!("gh", "p_"),
-    concat!("github", "_pat_"),
-    concat!("xox", "b-"),
+/// How secrets begin, and how many characters of body make one: the beginning alone may stand in code that removes
+/// them. Each is split so that this file does not trip over itself.
+const SECRETS: [(&str, usize); 6] = [
+    // Keystone's Fernet tokens: at least 73 bytes (version, time, vector, one block, digest) in base64
+    (concat!("gAA", "AAA"), 94),
+    (concat!("PRIVATE", " KEY-----"), 0),
+    (concat!("AK", "IA"), 16),
+    (concat!("gh", "p_"), 30),
+    (concat!("github", "_pat_"), 20),
+    (concat!("xox", "b-"), 20),
 ];
 
 /// Paths that exist on one machine alone.
@@ -83,7 +95,10 @@ fn each_room_depends_only_on_the_rooms_below_it() {
             }
         }
     }
-    report("a room reaches past the layer table (development dependencies count: such a test belongs in tests/)", found);
+    report(
+        "a room reaches past the layer table (development dependencies count: such a test belongs in tests/)",
+        found,
+    );
 }
 
 #[test]
@@ -193,8 +208,8 @@ fn the_tree_knows_no_machine_and_no_secret() {
     let mut found = Vec::new();
     for file in tree() {
         found.extend(file.all_lines_with(&MACHINE_PATHS));
-        if !file.path.starts_with("tests/data/") {
-            found.extend(file.all_lines_with(&SECRETS));
+        if !file.is_data() {
+            found.extend(file.matching(holds_secret));
         }
     }
     report("a path of one machine or a secret (samples of tokens belong in tests/data, and must be made up)", found);
@@ -229,7 +244,10 @@ fn only_the_clock_reads_the_clock() {
             found.extend(readings);
         }
     }
-    report("read the Clock port; a clock of its own needs a row in CLOCK_FILES and an #[expect] with the reason", found);
+    report(
+        "read the Clock port; a clock of its own needs a row in CLOCK_FILES and an #[expect] with the reason",
+        found,
+    );
 }
 
 #[test]
@@ -265,6 +283,11 @@ impl SourceFile {
         self.path == "tests/tests/tidy.rs"
     }
 
+    /// Samples for the tests, of any member.
+    fn is_data(&self) -> bool {
+        format!("/{}", self.path).contains("/tests/data/")
+    }
+
     fn may_read_the_clock(&self) -> bool {
         let name = self.path.rsplit('/').next().unwrap_or_default();
         name == "clock.rs" || name.ends_with("_clock.rs") || CLOCK_FILES.iter().any(|(path, _)| *path == self.path)
@@ -272,24 +295,21 @@ impl SourceFile {
 
     /// `path:line: text` of the lines of code that contain one of `needles`; comments do not count.
     fn lines_with(&self, needles: &[&str]) -> Vec<String> {
-        self.matching(needles, |line| !line.starts_with("//"))
+        self.matching(|line| !line.starts_with("//") && needles.iter().any(|needle| line.contains(needle)))
     }
 
     fn all_lines_with(&self, needles: &[&str]) -> Vec<String> {
-        self.matching(needles, |_| true)
+        self.matching(|line| needles.iter().any(|needle| line.contains(needle)))
     }
 
-    fn matching(&self, needles: &[&str], counts: impl Fn(&str) -> bool) -> Vec<String> {
-        let lines = self.text.lines().map(str::trim).enumerate();
-        lines
-            .filter(|(_, line)| counts(line) && needles.iter().any(|needle| line.contains(needle)))
-            .map(|(index, line)| format!("{}:{}: {line}", self.path, index + 1))
-            .collect()
+    fn matching(&self, found: impl Fn(&str) -> bool) -> Vec<String> {
+        let lines = self.text.lines().map(str::trim).enumerate().filter(|(_, line)| found(line));
+        lines.map(|(index, line)| format!("{}:{}: {line}", self.path, index + 1)).collect()
     }
 }
 
 fn rust_files() -> impl Iterator<Item = SourceFile> {
-    tree().into_iter().filter(|file| file.path.ends_with(".rs") && !file.path.starts_with("tests/data/"))
+    tree().into_iter().filter(|file| file.path.ends_with(".rs") && !file.is_data())
 }
 
 /// Every text file, in order of path. The tree is walked rather than asked of git, so that a file counts before it is
@@ -378,6 +398,14 @@ fn after_brackets(text: &str) -> &str {
     ""
 }
 
+fn holds_secret(line: &str) -> bool {
+    let is_body = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    SECRETS.iter().any(|(start, least)| {
+        line.match_indices(start)
+            .any(|(at, _)| line.as_bytes()[at + start.len()..].iter().take_while(|b| is_body(b)).count() >= *least)
+    })
+}
+
 /// Line number and target of each link in a Markdown text, code left out.
 fn links(text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
@@ -405,4 +433,7 @@ fn the_checks_themselves_see_what_they_look_for() {
     assert_eq!(links(text), [(1, "b.md#c".to_owned()), (5, "d/e.md".to_owned())]);
     let file = SourceFile { path: "a.rs".into(), text: "// todo!(\n  todo!()\n".into() };
     assert_eq!(file.lines_with(&["todo!("]), ["a.rs:2: todo!()"]);
+    let (start, least) = SECRETS[0];
+    assert!(!holds_secret(&format!("starts with {start}B is a token")));
+    assert!(holds_secret(&format!("X-Auth-Token: {start}{}", "b".repeat(least))));
 }

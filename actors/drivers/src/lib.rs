@@ -1,1 +1,7 @@
 //! Implementations of the outward ports: clouds, vaults, notifiers, probes.
+
+pub mod cloud;
+pub mod notifier;
+pub mod vault;
+
+pub use cloud::sim::{SimCloud, SimConfig};

@@ -318,6 +318,8 @@ pub struct PendingEffect {
     pub key: EffectKey,
     /// What is asked for.
     pub effect: Effect,
+    /// When it was decided: what was done after this may have been done for it.
+    pub decided_at: Timestamp,
     /// How many times it was tried without success.
     pub failures: u32,
     /// When it is tried again after a failure; `None` while it is being tried.

@@ -8,15 +8,33 @@
 //!
 //! No runtime, no clock, no randomness: the shells bring them as arguments.
 
+mod action;
+mod backup;
+mod backup_schedule;
+mod command;
+mod draft;
 pub mod effect;
+mod ending;
+mod extend;
+mod health;
 pub mod input;
+pub mod invariants;
+mod lease;
+mod lease_commands;
+mod observe;
 pub mod operation;
+mod outcome;
 pub mod policy;
 pub mod record;
+mod repair;
+mod retention;
+mod revive;
 mod step;
+
+pub use lease::offer;
 
 pub use effect::{Done, Effect, EffectKey, Outcome, PendingEffect, ProbeVerdict, Worker};
 pub use input::{Ignored, Reason, Step, Verdict, VmInput};
 pub use policy::{NamedPolicy, Policies, Policy};
 pub use record::VmRecord;
-pub use step::{next_deadline, recover, step};
+pub use step::{TOMBSTONE_FOR, next_deadline, recover, step};

@@ -39,8 +39,8 @@ impl Operation {
 /// A backup under way.
 ///
 /// ```text
-/// Inventory ─► Snapshot(disk)… ─► Store(disk)… ─► Seal ─► Verify ─► Drop ─► done
-///      any failure ─► Abandon (drop snapshots, delete objects) ─► failed
+/// Inventory ─► Snapshot(disk)… ─► Store(disk)… ─► Seal ─► Verify ─► verified; the snapshots go in the background
+///      any failure ─► failed; snapshots and objects go in the background
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupRun {
@@ -75,16 +75,6 @@ pub enum BackupStep {
     Verify {
         /// Whether it is a later verification of a finished backup, which fails without removing anything.
         again: bool,
-    },
-    /// Removing the snapshots.
-    Drop {
-        /// Size of what was verified.
-        bytes: u64,
-    },
-    /// Removing everything after a failure.
-    Abandon {
-        /// Why it failed.
-        reason: String,
     },
 }
 
@@ -170,6 +160,8 @@ pub struct EndingRun {
 /// Where an ending is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EndingStep {
+    /// About to do this, as soon as nothing holds the VM.
+    Ready(EndingNext),
     /// Stopping, or suspending.
     Halt(EffectKey),
     /// Backing up.
@@ -199,6 +191,23 @@ pub enum EndingStep {
         /// The effect waited for.
         key: EffectKey,
     },
+}
+
+/// What an ending does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EndingNext {
+    /// Stop or suspend.
+    Halt,
+    /// Begin the final backup.
+    BackUp,
+    /// Look what there is to destroy.
+    Inventory,
+    /// Destroy the server.
+    DeleteServer,
+    /// Destroy the own volume of this index.
+    DeleteVolume(usize),
+    /// Give back the address of this index.
+    ReleaseAddress(usize),
 }
 
 /// A revival under way.

@@ -10,7 +10,7 @@ use reeve_protocol::{BackupId, CloudName, Generation, HostName, ProjectId, Span,
 use serde::{Deserialize, Serialize};
 
 use crate::effect::{Inventory, PendingEffect};
-use crate::operation::Operation;
+use crate::operation::{EndPlan, Operation};
 use crate::policy::{NamedPolicy, ProbeKind};
 
 /// The format of a stored record; see [`reeve_protocol::codec`].
@@ -77,6 +77,19 @@ pub struct VmRecord {
     pub history: Vec<HistoryEntry>,
     /// The VM whose successor it is.
     pub revived_from: Option<VmId>,
+    /// Whether its creation was seen: then its lease counts from its launch.
+    pub created_seen: bool,
+    /// An end that is wanted and has not begun.
+    pub end_request: Option<EndRequest>,
+}
+
+/// An end that is wanted: of the lease, or of the VM by request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndRequest {
+    /// What is to be done.
+    pub plan: EndPlan,
+    /// Who asked: `lease` or a requester.
+    pub by: String,
 }
 
 /// An answer that was given.
@@ -443,6 +456,8 @@ impl VmRecord {
             alerts: Vec::new(),
             history: Vec::new(),
             revived_from: None,
+            created_seen: false,
+            end_request: None,
         }
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use reeve_lifecycle::effect::{Disk, Inventory};
 use reeve_protocol::observation::{Said, VmFacts};
-use reeve_protocol::{BackupId, HostName, VmId};
+use reeve_protocol::{BackupId, HostName, Timestamp, VmId};
 
 /// Metadata key on what Reeve makes: which operation made it.
 pub const OPERATION_KEY: &str = "reeve_operation";
@@ -120,6 +120,13 @@ pub trait Cloud: Send + Sync + 'static {
 
     /// Cuts the power and starts again. Done in the background: look at the state.
     async fn hard_reboot(&self, vm: VmId) -> Result<(), CloudError>;
+
+    /// When the VM was last rebooted by anybody, as the cloud's own history of actions tells; `None` if never, or where
+    /// the cloud keeps no history. A reboot leaves nothing else to look at.
+    async fn last_reboot(&self, vm: VmId) -> Result<Option<Timestamp>, CloudError> {
+        let _ = vm;
+        Ok(None)
+    }
 
     /// Suspends. Done in the background: look.
     async fn suspend(&self, vm: VmId) -> Result<(), CloudError>;

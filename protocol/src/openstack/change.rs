@@ -59,8 +59,8 @@ fn change(action: &str) -> VmChange {
         "soft_delete" => VmChange::SoftDelete,
         "restore" => VmChange::Restore,
         "reboot" | "rebuild" | "rebuild_scheduled" | "evacuate" | "finish_resize" | "shelve" | "shelve_offload"
-        | "unshelve" | "rescue" | "unrescue" | "snapshot" | "suspend" | "resume" | "pause" | "unpause" | "power_off"
-        | "power_on" | "shutdown" | "volume_swap" | "trigger_crash_dump" => VmChange::Operation,
+        | "unshelve" | "rescue" | "unrescue" | "snapshot" | "suspend" | "resume" | "pause" | "unpause"
+        | "power_off" | "power_on" | "shutdown" | "volume_swap" | "trigger_crash_dump" => VmChange::Operation,
         _ if action == "resize" || action.starts_with("resize_") || action.starts_with("live_migration") => {
             VmChange::Operation
         }
@@ -116,7 +116,8 @@ mod tests {
         assert_eq!(subject("compute_task.build_instances"), Subject::Task(VmChange::Create, Phase::Error));
         assert_eq!(subject("compute_task.migrate_server.error"), Subject::Task(VmChange::Operation, Phase::Error));
         assert_eq!(subject("service.update"), Subject::Service);
-        for other in ["aggregate.add_host.end", "compute.exception", "servergroup.create", "attach_volume", "instance"] {
+        for other in ["aggregate.add_host.end", "compute.exception", "servergroup.create", "attach_volume", "instance"]
+        {
             assert_eq!(subject(other), Subject::Other, "{other}");
         }
     }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::body::check_depth;
-use super::error::{DecodeError, Kind, Part};
+use super::error::{DecodeError, Part};
 use super::field::{self, Field};
 use super::times;
 use crate::MessageId;
@@ -58,7 +58,8 @@ pub(super) fn open(body: &str) -> Result<Cow<'_, str>, DecodeError> {
     }
     let version = field::required_text(Part::Body, "oslo.version", outer.version)?;
     if version.split('.').next() != Some(KNOWN_MAJOR) {
-        return Err(DecodeError::UnknownEnvelope { found: version.chars().take(16).collect() });
+        let found = version.chars().take_while(|c| c.is_ascii_digit() || *c == '.').take(16).collect();
+        return Err(DecodeError::UnknownEnvelope { found });
     }
     let message = field::required_text(Part::Body, "oslo.message", outer.message)?;
     check_depth(Part::Message, &message)?;
@@ -90,16 +91,11 @@ pub(super) fn read(message: &str) -> Result<Message<'_>, DecodeError> {
 fn said_at(timestamp: Field<'_>) -> Result<i64, DecodeError> {
     match field::text("timestamp", timestamp)? {
         None => Ok(0),
-        Some(text) => {
-            times::micros(&text).ok_or_else(|| field::wrong_text("timestamp", &text, times::EXPECTED))
-        }
+        Some(text) => times::micros(&text).ok_or_else(|| field::wrong_text("timestamp", &text, times::EXPECTED)),
     }
 }
 
 /// The publisher is shown and never decided by, so whatever it is does not refuse the message.
 fn publisher(field: Field<'_>) -> String {
-    match field.map(|raw| (field::kind(raw), raw)) {
-        Some((Kind::Text, raw)) => field::shorten(&field::string(raw)).into_owned(),
-        Some((Kind::Null | Kind::Bool | Kind::Number | Kind::List | Kind::Object, _)) | None => String::new(),
-    }
+    field::word("publisher_id", field).ok().flatten().unwrap_or_default()
 }

@@ -98,21 +98,21 @@ fn fault(kind: Option<&str>, message: &str) -> Fault {
     Fault { kind: clean(kind, field::MAX_TEXT_CHARS), message: clean(message, MAX_FAULT_BYTES) }
 }
 
-/// Blots out tokens, then keeps at most `limit` bytes.
+/// Blots out tokens, and keeps at most `limit` bytes. One pass, however many tokens there are.
 pub(super) fn clean(text: &str, limit: usize) -> String {
     let mut cleaned = String::with_capacity(text.len().min(limit));
     let mut rest = text;
-    while let Some(at) = TOKEN_STARTS.iter().filter_map(|start| rest.find(start)).min() {
-        if cleaned.len() > limit {
-            break;
+    while let Some(next) = rest.chars().next()
+        && cleaned.len() <= limit
+    {
+        if TOKEN_STARTS.iter().any(|start| rest.starts_with(start)) {
+            cleaned.push_str("[token]");
+            rest = rest.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || "-_=.".contains(c));
+        } else {
+            cleaned.push(next);
+            rest = &rest[next.len_utf8()..];
         }
-        cleaned.push_str(&rest[..at]);
-        cleaned.push_str("[token]");
-        let token = &rest[at..];
-        let end = token.find(|c: char| !(c.is_ascii_alphanumeric() || "-_=.".contains(c)));
-        rest = end.map_or("", |end| &token[end..]);
     }
-    cleaned.push_str(rest);
     cleaned.truncate(cleaned.floor_char_boundary(limit));
     cleaned
 }
@@ -161,7 +161,8 @@ mod tests {
 
     #[test]
     fn an_exception_that_python_printed_gives_class_and_text() {
-        let text = r#"{'kwargs': {'class': 'no', 'code': 500}, 'message': "it's \"it\"", 'class': 'NoValidHost_Remote'}"#;
+        let text =
+            r#"{'kwargs': {'class': 'no', 'code': 500}, 'message': "it's \"it\"", 'class': 'NoValidHost_Remote'}"#;
         let fault = from_text(text);
         assert_eq!((fault.kind.as_str(), fault.message.as_str()), ("NoValidHost_Remote", "it's \"it\""));
         assert_eq!(from_text("plain words").message, "plain words");

@@ -11,6 +11,7 @@ use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use serde_json::value::RawValue;
 
 use super::error::{DecodeError, Kind, Part};
+use super::fault::clean;
 use super::times;
 use crate::Timestamp;
 use crate::id::IdError;
@@ -33,11 +34,7 @@ pub(super) fn kind(raw: &RawValue) -> Kind {
 }
 
 /// Reads the keys of an object that a structure names, and skips all others.
-pub(super) fn object<'a, T: Deserialize<'a>>(
-    part: Part,
-    key: &'static str,
-    text: &'a str,
-) -> Result<T, DecodeError> {
+pub(super) fn object<'a, T: Deserialize<'a>>(part: Part, key: &'static str, text: &'a str) -> Result<T, DecodeError> {
     // serde would take a list for a structure too
     if let Some(found) = text.trim_start().bytes().next().and_then(Kind::starting_with)
         && found != Kind::Object
@@ -75,9 +72,15 @@ pub(super) fn required_text(part: Part, key: &'static str, field: Field<'_>) -> 
     text(key, field)?.ok_or(DecodeError::Missing { part, key })
 }
 
-/// A word of the cloud, shortened to [`MAX_TEXT_CHARS`].
+/// A word of the cloud, without tokens and shortened to [`MAX_TEXT_CHARS`].
 pub(super) fn word(key: &'static str, field: Field<'_>) -> Result<Option<String>, DecodeError> {
-    Ok(text(key, field)?.map(|text| shorten(&text).into_owned()))
+    Ok(text(key, field)?.map(|text| kept(&text)))
+}
+
+/// What is kept of a text: no tokens, and at most [`MAX_TEXT_CHARS`] characters.
+pub(super) fn kept(text: &str) -> String {
+    const MOST_BYTES_OF_A_CHAR: usize = 4;
+    shorten(&clean(text, MAX_TEXT_CHARS * MOST_BYTES_OF_A_CHAR)).into_owned()
 }
 
 /// The first [`MAX_TEXT_CHARS`] characters.

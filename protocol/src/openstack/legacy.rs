@@ -71,14 +71,9 @@ struct InstanceProperties<'a> {
 }
 
 /// What the message is about, and the cloud's own word for the state of its VM.
-pub(super) fn about(
-    subject: Subject,
-    message: &Message<'_>,
-) -> Result<(About, Option<String>), DecodeError> {
+pub(super) fn about(subject: Subject, message: &Message<'_>) -> Result<(About, Option<String>), DecodeError> {
     match subject {
-        Subject::Instance(change, phase) => {
-            vm::notification(message, change, phase, instance(message.payload, phase)?)
-        }
+        Subject::Instance(change, phase) => vm::notification(message, change, phase, instance(message.payload, phase)?),
         Subject::Task(change, phase) => match task(message.payload)? {
             Some(said) => vm::notification(message, change, phase, said),
             None => Ok((vm::task_without_vm(), None)),

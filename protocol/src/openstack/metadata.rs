@@ -7,7 +7,6 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::error::{DecodeError, Kind, Part};
-use super::fault::clean;
 use super::field::{self, Field};
 use crate::observation::MAX_METADATA;
 
@@ -42,15 +41,15 @@ impl Entries {
             Kind::Bool | Kind::Number => value.get().to_owned(),
             Kind::List | Kind::Object => return,
         };
-        if self.0.len() >= MAX_METADATA && !self.0.contains_key(key) {
+        let key = field::kept(key);
+        if self.0.len() >= MAX_METADATA && !self.0.contains_key(&key) {
             if !key.starts_with(OWN_PREFIX) {
                 return;
             }
             let Some(foreign) = self.0.keys().find(|key| !key.starts_with(OWN_PREFIX)).cloned() else { return };
             self.0.remove(&foreign);
         }
-        let value = field::shorten(&clean(&value, value.len())).into_owned();
-        self.0.insert(field::shorten(&clean(key, key.len())).into_owned(), value);
+        self.0.insert(key, field::kept(&value));
     }
 }
 

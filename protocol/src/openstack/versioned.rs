@@ -116,13 +116,19 @@ pub(super) fn object(payload: &RawValue) -> Result<Option<NovaObject<'_>>, Decod
         return Ok(None);
     }
     let version = field::required_text(Part::Payload, "nova_object.version", frame.version)?;
-    let (major, minor) = version
-        .split_once('.')
-        .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
+    let (major, minor) = major_and_minor(&version)
         .ok_or_else(|| field::wrong_text("nova_object.version", &version, "a version such as 1.9"))?;
     let data = frame.data.ok_or(DecodeError::Missing { part: Part::Payload, key: "nova_object.data" })?;
     let name = field::word("nova_object.name", frame.name)?.unwrap_or_default();
     Ok(Some(NovaObject { name, major, minor, data }))
+}
+
+/// What follows the minor version is of no account.
+fn major_and_minor(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.split('.');
+    let major = numbers.next()?.parse().ok()?;
+    let minor = numbers.next().map_or(Some(0), |minor| minor.parse().ok())?;
+    Some((major, minor))
 }
 
 impl NovaObject<'_> {

@@ -105,8 +105,7 @@ pub(super) fn host(field: Field<'_>) -> Result<Option<HostName>, DecodeError> {
 
 /// Empty if the cloud gives none.
 pub(super) fn name(field: Field<'_>) -> Result<String, DecodeError> {
-    let name = field::text("display_name", field)?.unwrap_or_default();
-    Ok(field::shorten(&fault::clean(&name, name.len())).into_owned())
+    Ok(field::word("display_name", field)?.unwrap_or_default())
 }
 
 pub(super) fn state(word: Option<&str>) -> VmState {

@@ -1,0 +1,3 @@
+//! Clouds.
+
+pub mod sim;

@@ -1,0 +1,76 @@
+//! Commands: the same key again gets the same answer and changes nothing; the rest is dispatch.
+
+use reeve_protocol::command::{Accepted, Answer, Command, CommandKind, Refusal, RefusalCode, Switch};
+use reeve_protocol::observation::Said;
+
+use crate::draft::Draft;
+use crate::health::HealthReport;
+use crate::input::{Ignored, Verdict};
+use crate::operation::Action;
+use crate::policy::NamedPolicy;
+use crate::record::{Answered, Hold, MAX_ANSWERS, Presence};
+use crate::{action, backup_schedule, extend, health, lease, lease_commands, repair, retention, revive};
+
+/// Carries a command out, or says why not.
+pub(crate) fn commanded(d: &mut Draft, command: Command, policy: Option<NamedPolicy>) -> Verdict {
+    let id = Said::new(0, command.id.as_str()).tie;
+    if let Some(known) = d.rec.answers.iter().find(|answered| answered.id == id) {
+        return Verdict::Ignored(Ignored::Duplicate(Some(known.answer.clone())));
+    }
+    if d.rec.presence == Presence::Unseen {
+        // Nothing is remembered of a VM that is not known: the same command may succeed once it is.
+        let message = format!("there is no VM {} under care", command.vm);
+        return Verdict::Denied(Err(Refusal::new(RefusalCode::NotFound, message)));
+    }
+    let answer = dispatch(d, command, policy);
+    d.rec.answers.push(Answered { id, answer: answer.clone() });
+    if d.rec.answers.len() > MAX_ANSWERS {
+        d.rec.answers.remove(0);
+    }
+    if answer.is_ok() { Verdict::Accepted(Some(answer)) } else { Verdict::Denied(answer) }
+}
+
+fn dispatch(d: &mut Draft, command: Command, policy: Option<NamedPolicy>) -> Answer {
+    let by = &command.by;
+    match command.kind {
+        CommandKind::VmAdopt => adopt(d),
+        CommandKind::VmStart => action::begin(d, by, Action::Start),
+        CommandKind::VmStop => action::begin(d, by, Action::Stop),
+        CommandKind::VmReboot => action::begin(d, by, Action::Reboot),
+        CommandKind::VmSuspend => action::begin(d, by, Action::Suspend),
+        CommandKind::VmResume => action::begin(d, by, Action::Resume),
+        CommandKind::VmDelete { backup } => lease_commands::delete(d, by, backup),
+        CommandKind::VmRevive { backup, name } => revive::begin(d, by, backup, name),
+        CommandKind::VmMaintenance(switch) => {
+            lease_commands::owner_of_living(d, by)?;
+            lease::set_hold(d, Hold::Maintenance, switch == Switch::On);
+            let message = if switch == Switch::On { "nobody touches the VM" } else { "maintenance is over" };
+            Ok(Accepted { vm: d.rec.vm, message: message.into(), ends_at: None, backup: None })
+        }
+        CommandKind::LeaseExtend { by: span } => extend::extend(d, by, span),
+        CommandKind::LeaseEnd => lease_commands::end_now(d, by),
+        CommandKind::LeaseCancelEnd => lease_commands::cancel_end(d, by),
+        CommandKind::LeaseSetPolicy { policy: name } => lease_commands::set_policy(d, by, &name, policy),
+        CommandKind::LeaseSetDelegates { delegates } => lease_commands::set_delegates(d, by, &delegates),
+        CommandKind::LeaseExempt(switch) => lease_commands::exempt(d, by, switch),
+        CommandKind::BackupRun => backup_schedule::run_now(d, by),
+        CommandKind::BackupVerify { backup } => backup_schedule::verify_now(d, by, backup),
+        CommandKind::BackupRestore { backup } => action::restore(d, by, backup),
+        CommandKind::BackupDelete { backup } => retention::delete(d, by, backup),
+        CommandKind::HealthReport { healthy, cause } => {
+            health::report(d, if healthy { HealthReport::Well } else { HealthReport::Down(cause) })
+        }
+        CommandKind::RepairRun => repair::run_now(d, by),
+        CommandKind::RepairSuspend(switch) => repair::suspend(d, by, switch),
+    }
+}
+
+/// `vm.adopt`: the VM is known by now, because the shell looked it up; its lease begins if it has none.
+fn adopt(d: &mut Draft) -> Answer {
+    if d.rec.is_gone() {
+        return Err(Refusal::new(RefusalCode::Conflict, "the VM is gone"));
+    }
+    lease::begin_if_launched(d);
+    let ends_at = d.rec.term().map(|term| term.ends_at);
+    Ok(Accepted { vm: d.rec.vm, message: "the VM is under care".into(), ends_at, backup: None })
+}

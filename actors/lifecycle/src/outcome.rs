@@ -1,0 +1,100 @@
+//! What workers answer, brought to the operation that waits for it. Background effects are kept until they succeed.
+
+use reeve_protocol::event::EventKind;
+
+use crate::draft::Draft;
+use crate::effect::{Effect, EffectKey, Outcome};
+use crate::input::{Ignored, Verdict};
+use crate::operation::{EndingRun, EndingStep, Operation, RepairRun, RepairStage, ReviveStep};
+use crate::record::BackupState;
+use crate::{action, backup, ending, repair, revive};
+
+/// After so many failures a notice is dropped; its event has told whoever listens.
+const MAX_NOTICE_TRIES: u32 = 20;
+
+/// A worker answers.
+pub(crate) fn effect_done(d: &mut Draft, key: EffectKey, outcome: Outcome) -> Verdict {
+    if d.pending(key).is_none() {
+        return Verdict::Ignored(Ignored::Over);
+    }
+    match d.rec.operation.take() {
+        Some(Operation::Backup(run)) if run.waits_for == key => backup::operation_done(d, run, key, outcome),
+        Some(Operation::Repair(run)) if repair_waits_for(&run) == Some(key) => {
+            repair::effect_done(d, run, key, outcome);
+        }
+        Some(Operation::Ending(run)) if ending_waits_for(&run) == Some(key) => {
+            ending::effect_done(d, run, key, outcome);
+        }
+        Some(Operation::Revive(run)) if revive_waits_for(&run.step) == key => {
+            revive::effect_done(d, run, key, outcome);
+        }
+        Some(Operation::Action(run)) if run.key == key => action::effect_done(d, run, key, outcome),
+        other => {
+            d.rec.operation = other;
+            background_done(d, key, outcome);
+        }
+    }
+    Verdict::Accepted(None)
+}
+
+
+fn repair_waits_for(run: &RepairRun) -> Option<EffectKey> {
+    match &run.step {
+        RepairStage::Acting(key) | RepairStage::Retesting { key, .. } => Some(*key),
+        RepairStage::Booting { .. } => None,
+    }
+}
+
+fn ending_waits_for(run: &EndingRun) -> Option<EffectKey> {
+    match &run.step {
+        EndingStep::BackUp(run) => Some(run.waits_for),
+        EndingStep::Halt(key)
+        | EndingStep::Inventory(key)
+        | EndingStep::DeleteServer(key)
+        | EndingStep::DeleteVolume { key, .. }
+        | EndingStep::ReleaseAddress { key, .. } => Some(*key),
+        EndingStep::Ready(_) | EndingStep::BackUpAgain { .. } => None,
+    }
+}
+
+fn revive_waits_for(step: &ReviveStep) -> EffectKey {
+    match step {
+        ReviveStep::Launching(key) | ReviveStep::Introducing { key, .. } => *key,
+    }
+}
+
+/// The effect that the operation waits for, if it waits for one.
+pub(crate) fn waited_for(operation: &Operation) -> Option<EffectKey> {
+    match operation {
+        Operation::Backup(run) => Some(run.waits_for),
+        Operation::Repair(run) => repair_waits_for(run),
+        Operation::Ending(run) => ending_waits_for(run),
+        Operation::Revive(run) => Some(revive_waits_for(&run.step)),
+        Operation::Action(run) => Some(run.key),
+    }
+}
+
+/// An effect that nothing waits for: a notice, the removal of a snapshot or a backup.
+fn background_done(d: &mut Draft, key: EffectKey, outcome: Outcome) {
+    let effect = d.pending(key).map(|pending| pending.effect.clone());
+    let is_notice = matches!(effect, Some(Effect::Notify { .. }));
+    match outcome {
+        Outcome::Done(_) => {
+            d.forget(key);
+            if let Some(Effect::DeleteBackup { backup }) = effect {
+                let failed = d.rec.backup(backup).is_some_and(|entry| entry.state == BackupState::Failed);
+                d.rec.backups.retain(|entry| entry.id != backup);
+                if !failed {
+                    d.emit(EventKind::BackupDeleted { backup });
+                }
+            }
+        }
+        // Nobody to tell: the event stays.
+        Outcome::NotApplied { .. } if is_notice => d.forget(key),
+        Outcome::NotApplied { .. } | Outcome::Retryable { .. } | Outcome::Unknown { .. } => {
+            if d.put_off(key) >= MAX_NOTICE_TRIES && is_notice {
+                d.forget(key);
+            }
+        }
+    }
+}

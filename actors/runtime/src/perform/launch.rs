@@ -1,0 +1,119 @@
+//! New VMs out of backups, and old ones put back to them.
+
+use std::collections::BTreeMap;
+
+use reeve_lifecycle::{Done, Outcome};
+use reeve_ports::cloud::{DiskSource, LaunchSpec, OPERATION_KEY, REVIVED_FROM_KEY};
+use reeve_protocol::observation::{VmFacts, VmState};
+use reeve_protocol::{BackupId, VmId};
+
+use super::server::{Seen, look};
+use super::wait::Patience;
+use super::{Attempt, act_failed, look_failed, not_applied, unknown, vault_failed};
+
+/// Makes a new VM from a backup, unless this operation has made one.
+pub(super) async fn launch(attempt: Attempt<'_>, backup: BackupId, name: &str) -> Outcome {
+    try_launch(attempt, backup, name).await.unwrap_or_else(|outcome| outcome)
+}
+
+async fn try_launch(attempt: Attempt<'_>, backup: BackupId, name: &str) -> Result<Outcome, Outcome> {
+    let operation = attempt.vm.operation(attempt.pending);
+    let new_vm = match made_before(attempt, &operation).await? {
+        Some(made) => made,
+        None => {
+            let disks = sources(attempt, backup).await?;
+            attempt.confirm().await?;
+            let spec = LaunchSpec {
+                name: name.to_owned(),
+                metadata: BTreeMap::from([
+                    (OPERATION_KEY.to_owned(), operation),
+                    (REVIVED_FROM_KEY.to_owned(), attempt.vm.vm.to_string()),
+                ]),
+                like: attempt.vm.vm,
+                addresses: attempt.vm.inventory.addresses.len(),
+                disks,
+            };
+            attempt.cloud.launch(spec).await.map_err(|error| act_failed(&error))?
+        }
+    };
+    seen_active(attempt, new_vm, Done::Launched { new_vm }).await
+}
+
+/// The living VM that an earlier attempt of this operation made.
+async fn made_before(attempt: Attempt<'_>, operation: &str) -> Result<Option<VmId>, Outcome> {
+    let found = attempt.cloud.find_launched(operation).await.map_err(|error| look_failed(&error))?;
+    let mut alive: Vec<(VmId, Box<VmFacts>)> = Vec::new();
+    for vm in found {
+        if let Seen::There(facts) = look(attempt, vm).await? {
+            alive.push((vm, facts));
+        }
+    }
+    alive.sort_by_key(|(vm, facts)| (facts.created_at, *vm));
+    if let Some((_, surplus)) = alive.split_first()
+        && !surplus.is_empty()
+    {
+        let surplus: Vec<String> = surplus.iter().map(|(vm, _)| vm.to_string()).collect();
+        tracing::error!(%operation, surplus = %surplus.join(" "), "one operation made several VMs; the oldest is kept");
+    }
+    Ok(alive.first().map(|(vm, _)| *vm))
+}
+
+/// The disks of a backup, as streams from the vault.
+async fn sources(attempt: Attempt<'_>, backup: BackupId) -> Result<Vec<DiskSource>, Outcome> {
+    let path = attempt.vm.path(backup);
+    let vault = &attempt.ports.vault;
+    let manifest = vault.manifest(&path).await.map_err(|error| vault_failed(&error))?;
+    let mut disks = Vec::with_capacity(manifest.objects.len());
+    for object in manifest.objects {
+        let content = vault.read(&path, &object.name).await.map_err(|error| vault_failed(&error))?;
+        disks.push(DiskSource { disk: object.disk, bytes: object.bytes, content });
+    }
+    Ok(disks)
+}
+
+/// Waits until the VM is seen running.
+async fn seen_active(attempt: Attempt<'_>, vm: VmId, done: Done) -> Result<Outcome, Outcome> {
+    let patience = Patience::new(attempt.clock(), attempt.timeouts().settle, attempt.timeouts().look_every);
+    loop {
+        // A VM that is not shown may not be shown yet.
+        if let Seen::There(facts) = look(attempt, vm).await? {
+            match facts.state {
+                VmState::Active if facts.task.is_none() => return Ok(Outcome::Done(done)),
+                VmState::Error => return Ok(not_applied(format!("VM {vm} is in state error"))),
+                VmState::Building
+                | VmState::Active
+                | VmState::Paused
+                | VmState::Suspended
+                | VmState::Stopped
+                | VmState::Rescued
+                | VmState::Resized
+                | VmState::SoftDeleted
+                | VmState::Deleted
+                | VmState::Shelved
+                | VmState::ShelvedOffloaded
+                | VmState::Unknown => {}
+            }
+        }
+        if !patience.again().await {
+            return Ok(unknown(format!("VM {vm} is not seen running")));
+        }
+    }
+}
+
+/// Puts the VM back to a backup, in place, unless this operation has done it.
+pub(super) async fn restore_in_place(attempt: Attempt<'_>, backup: BackupId) -> Outcome {
+    try_restore(attempt, backup).await.unwrap_or_else(|outcome| outcome)
+}
+
+async fn try_restore(attempt: Attempt<'_>, backup: BackupId) -> Result<Outcome, Outcome> {
+    let vm = attempt.vm.vm;
+    let operation = attempt.vm.operation(attempt.pending);
+    let last = attempt.cloud.last_restore(vm).await.map_err(|error| look_failed(&error))?;
+    if last.as_deref() != Some(operation.as_str()) {
+        let disks = sources(attempt, backup).await?;
+        attempt.confirm().await?;
+        let answer = attempt.cloud.restore_in_place(vm, &operation, disks).await;
+        answer.map_err(|error| act_failed(&error))?;
+    }
+    seen_active(attempt, vm, Done::Plain).await
+}

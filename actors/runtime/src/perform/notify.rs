@@ -1,0 +1,40 @@
+//! Notices to people, and the introduction of a new VM to its own supervisor.
+
+use reeve_lifecycle::effect::{Audience, Notice};
+use reeve_lifecycle::{Done, Outcome, VmInput};
+use reeve_ports::CloudError;
+use reeve_ports::notifier::{Letter, NotifierError};
+use reeve_protocol::VmId;
+
+use super::{Attempt, look_failed, not_applied, retryable};
+
+/// Delivers a notice, at least once.
+pub(super) async fn notify(attempt: Attempt<'_>, to: &Audience, notice: &Notice) -> Outcome {
+    let letter = Letter {
+        vm: attempt.vm.vm,
+        vm_name: attempt.vm.name.clone(),
+        key: attempt.pending.key,
+        to: to.clone(),
+        notice: notice.clone(),
+    };
+    match attempt.ports.notifier.deliver(&letter).await {
+        Ok(()) => Outcome::Done(Done::Plain),
+        Err(error @ NotifierError::Unavailable(_)) => retryable(error.to_string()),
+        Err(error @ NotifierError::Undeliverable(_)) => not_applied(error.to_string()),
+    }
+}
+
+/// Tells a new VM's supervisor whose successor it is.
+pub(super) async fn introduce(attempt: Attempt<'_>, new_vm: VmId) -> Outcome {
+    let (facts, said) = match attempt.cloud.show(new_vm).await {
+        Ok(shown) => shown,
+        // It was seen a moment ago: a cloud with several API servers may not show it everywhere yet.
+        Err(error @ CloudError::NotFound(_)) => return retryable(error.to_string()),
+        Err(error) => return look_failed(&error),
+    };
+    let input = VmInput::Introduced { revived_from: attempt.vm.vm, facts, said };
+    match attempt.vm.ownership.introducer.introduce(new_vm, &attempt.vm.cloud, input).await {
+        Ok(()) => Outcome::Done(Done::Plain),
+        Err(reason) => retryable(reason),
+    }
+}

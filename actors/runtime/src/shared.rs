@@ -1,0 +1,74 @@
+//! What every actor of a node shares: the ports, the configuration, the counters and the way to the others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use reeve_lifecycle::Policies;
+use reeve_ports::{Bus, Clock, Coordination, RecordStore};
+use reeve_protocol::Timestamp;
+use reeve_protocol::event::EventSource;
+use tokio::sync::watch;
+
+use crate::config::NodeConfig;
+use crate::node::outbox::Unpublished;
+use crate::node::router::Router;
+use crate::perform::Ports;
+use crate::performer::Performer;
+use crate::trust::ClockTrust;
+
+/// What every actor of a node shares.
+pub(crate) struct Shared {
+    pub(crate) config: NodeConfig,
+    pub(crate) source: EventSource,
+    pub(crate) store: Arc<dyn RecordStore>,
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) coordination: Arc<dyn Coordination>,
+    pub(crate) ports: Ports,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) trust: ClockTrust,
+    pub(crate) policies: Policies,
+    pub(crate) performer: Performer,
+    pub(crate) router: Arc<Router>,
+    pub(crate) unpublished: Unpublished,
+    pub(crate) counters: Counters,
+    pub(crate) since: Timestamp,
+    pub(crate) stopping: Stopping,
+    /// The multi-thread runtime: whatever waits or computes for long runs there, never on an arbiter.
+    pub(crate) tokio: tokio::runtime::Handle,
+}
+
+/// Counts since the node runs.
+#[derive(Default)]
+pub(crate) struct Counters {
+    /// Children and supervisors restarted.
+    pub(crate) child_restarts: AtomicU64,
+    /// Events in all outboxes now.
+    pub(crate) outbox: AtomicI64,
+    /// Foreign messages that are not about a VM's life.
+    pub(crate) not_about_vms: AtomicU64,
+}
+
+/// Tells those who wait without limit that the node stops.
+pub(crate) struct Stopping(watch::Sender<bool>);
+
+impl Stopping {
+    pub(crate) fn new() -> Self {
+        Self(watch::Sender::new(false))
+    }
+
+    /// From now on nobody waits any longer.
+    pub(crate) fn begin(&self) {
+        self.0.send_replace(true);
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits until it begins.
+    pub(crate) async fn begun(&self) {
+        let mut receiver = self.0.subscribe();
+        // The sender lives in `self`, which this future borrows.
+        receiver.wait_for(|stopping| *stopping).await.expect("the sender is alive");
+    }
+}

@@ -1,0 +1,96 @@
+//! Opens a connection to the broker: TCP, TLS, the AMQP handshake, all within a limit.
+
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use lapin::tcp::{RustlsConnector, RustlsConnectorConfig};
+use lapin::uri::AMQPUri;
+use lapin::{AsyncTcpStream, Connection, ConnectionProperties, Error, ErrorKind};
+
+use super::config::RabbitConfig;
+
+/// Longest time until a connection is open.
+const DIAL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The socket of a connection that is being opened.
+#[derive(Clone, Default)]
+struct Socket(Arc<Mutex<Option<TcpStream>>>);
+
+/// Opens a connection; `name` is how the broker's own tools show it. The error is for people and shows no password.
+pub(crate) async fn dial(config: &RabbitConfig, name: &str) -> Result<Connection, String> {
+    let tls = if config.url.is_tls() { Some(connector(config)?) } else { None };
+    let socket = Socket::default();
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    let runtime = lapin::runtime::default_runtime().map_err(|error| error.to_string())?;
+    let kept = socket.clone();
+    let connect = async move |uri: AMQPUri, runtime| {
+        let (host, port) = (uri.authority.host.as_str(), uri.authority.port);
+        let addresses: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
+        let stream = tokio::time::timeout(DIAL_DEADLINE, AsyncTcpStream::connect(&runtime, addresses)).await;
+        let stream = stream.map_err(std::io::Error::from)??;
+        if let AsyncTcpStream::Plain(plain) = &stream {
+            kept.keep(TcpStream::from(plain.get_ref().as_fd().try_clone_to_owned()?));
+        }
+        let Some(tls) = &tls else { return Ok(stream) };
+        let stream = tokio::time::timeout(DIAL_DEADLINE, stream.into_rustls(tls, host)).await;
+        Ok(stream.map_err(std::io::Error::from)??)
+    };
+    let opening = Connection::connector(config.url.uri().clone(), runtime, connect, properties);
+    let opened = tokio::time::timeout(DIAL_DEADLINE, opening).await;
+    let result = match opened {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error)) => Err(describe(config, &error)),
+        Err(_) => {
+            // The library goes on waiting in a thread of its own, which ends only when its socket does.
+            socket.shut_down();
+            Err(format!("no answer from {} within {DIAL_DEADLINE:?}", config.url))
+        }
+    };
+    socket.forget();
+    result
+}
+
+fn connector(config: &RabbitConfig) -> Result<RustlsConnector, String> {
+    let connector = match &config.ca {
+        Some(ca) => {
+            let certificates = ca.certificates().map_err(|error| error.to_string())?;
+            RustlsConnectorConfig::default().with_parsable_certificates(certificates)
+        }
+        None => RustlsConnectorConfig::new_with_platform_verifier(),
+    };
+    connector.connector_with_no_client_auth().map_err(|error| format!("cannot set up TLS: {error}"))
+}
+
+/// What went wrong, for people: where, and for a refused login what to look at.
+fn describe(config: &RabbitConfig, error: &Error) -> String {
+    let text = config.url.mask(&error.to_string());
+    match error.kind() {
+        ErrorKind::ProtocolError(refused) if refused.get_id() == 403 => {
+            format!("{} refused the login (check user, password and virtual host of [bus] url): {text}", config.url)
+        }
+        _ => format!("{}: {text}", config.url),
+    }
+}
+
+impl Socket {
+    fn keep(&self, stream: TcpStream) {
+        *self.slot() = Some(stream);
+    }
+
+    fn shut_down(&self) {
+        if let Some(stream) = self.slot().take() {
+            // It may have been closed already, which is as good.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn forget(&self) {
+        *self.slot() = None;
+    }
+
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<TcpStream>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,115 @@
+//! What commands print, and how: a table for people, JSON or YAML for programs.
+
+use std::io::{self, IsTerminal, Write};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::fail::{Code, Failure};
+use super::table::Color;
+
+/// How results look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Aligned columns.
+    Table,
+    /// The API's own objects; lists are arrays.
+    Json,
+    /// The same as YAML.
+    Yaml,
+}
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Talk {
+    /// Everything.
+    Normal,
+    /// Ids in lists, nothing from commands that only do something.
+    Quiet,
+}
+
+/// Where results go.
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    /// How they look.
+    pub format: Format,
+    /// How much is said.
+    pub talk: Talk,
+    /// Whether in colour.
+    pub color: Color,
+}
+
+/// How one result is shown in each form.
+pub struct View<'a, T> {
+    /// The object or list itself.
+    pub value: &'a T,
+    /// For people.
+    pub table: &'a dyn Fn(Color) -> String,
+    /// With `--quiet`, one a line.
+    pub ids: Vec<String>,
+}
+
+impl Output {
+    /// Prints a result.
+    pub fn show<T: Serialize>(&self, view: &View<'_, T>) -> Result<(), Failure> {
+        match (self.talk, self.format) {
+            (Talk::Quiet, Format::Table) => {
+                self.text(&view.ids.iter().map(|id| format!("{id}\n")).collect::<String>())
+            }
+            (Talk::Normal, Format::Table) => self.text(&(view.table)(self.color)),
+            (Talk::Normal | Talk::Quiet, Format::Json | Format::Yaml) => self.value(view.value),
+        }
+    }
+
+    /// Prints a value for programs: YAML if asked for, else JSON.
+    pub fn value<T: Serialize>(&self, value: &T) -> Result<(), Failure> {
+        let unwritable = |error: &dyn std::fmt::Display| Failure::new(Code::Failed, "cannot write the result").because(error);
+        match self.format {
+            Format::Yaml => self.text(&serde_norway::to_string(value).map_err(|error| unwritable(&error))?),
+            Format::Table | Format::Json => {
+                let text = serde_json::to_string_pretty(value).map_err(|error| unwritable(&error))?;
+                self.text(&format!("{text}\n"))
+            }
+        }
+    }
+
+    /// Prints text as it is, whole.
+    pub fn text(&self, text: &str) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        out.flush()?;
+        Ok(())
+    }
+
+    /// Says something to people beside the result, on standard error.
+    pub fn note(&self, text: &str) {
+        if self.talk == Talk::Normal {
+            // Nobody can be told that nobody listens.
+            let _ = writeln!(io::stderr().lock(), "{text}");
+        }
+    }
+
+    /// Reports why the command failed, on standard error.
+    pub fn failure(&self, failure: &Failure) {
+        let text = match self.format {
+            Format::Json => failure.json().to_string(),
+            Format::Table | Format::Yaml => format!("error: {}", super::table::clean_lines(&failure.to_string())),
+        };
+        let _ = writeln!(io::stderr().lock(), "{text}");
+    }
+}
+
+/// Colour only where a person sees it, and wants it (<https://no-color.org>).
+#[must_use]
+pub fn color(no_color: bool) -> Color {
+    let unwanted = no_color
+        || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+        || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    if !unwanted && io::stdout().is_terminal() { Color::On } else { Color::Off }
+}
+
+/// Whether a person sits at the other end of both input and messages.
+#[must_use]
+pub fn interactive() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}

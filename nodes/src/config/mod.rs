@@ -1,0 +1,23 @@
+//! The configuration of a node: one TOML file, refused as a whole when a key in it is unknown or makes no sense.
+//!
+//! ```text
+//! file text ─► TOML table ─► environment REEVE__SECTION__KEY over it ─► sections ─► checks ─► Config
+//! ```
+//!
+//! Every complaint names the key, the file and the line (or the variable), and what was expected. Sections and drivers
+//! that belong to later versions are refused: an operator must not believe that something works which does not.
+
+mod check;
+mod environment;
+mod problem;
+mod read;
+mod secret;
+mod sections;
+
+pub use problem::{ConfigError, Problem};
+pub use read::{load, parse, with_defaults};
+pub use secret::{Revealed, Secret, SecretError, mask_url};
+pub use sections::{
+    BusSection, CloudSection, Config, Driver, LogFormat, LogSection, NodeSection, NotificationFormat,
+    NotificationsSection, RpcSection, VaultSection,
+};
