@@ -1,1 +1,11 @@
-//! What runs: the one binary reeve.
+//! What runs: the one binary `reeve`. The only place that chooses implementations.
+//!
+//! [`cli`] reads the arguments; [`config`] the file; [`daemon`] is the life of a node's process; [`assemble`] puts a node
+//! together out of the parts that the configuration names.
+
+pub mod assemble;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod logging;
+pub mod replay;

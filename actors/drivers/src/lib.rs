@@ -5,3 +5,5 @@ pub mod notifier;
 pub mod vault;
 
 pub use cloud::sim::{SimCloud, SimConfig};
+pub use notifier::{FanOut, LogNotifier, MemoryNotifier};
+pub use vault::{OpendalVault, vault_from_url};

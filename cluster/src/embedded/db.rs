@@ -1,6 +1,6 @@
 //! The one file and its one writer.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use redb::{ReadTransaction, ReadableDatabase};
@@ -21,6 +21,7 @@ pub struct EmbeddedDb {
     writer: Arc<Writer>,
     room: Arc<Semaphore>,
     closed: CancellationToken,
+    path: Arc<Path>,
 }
 
 impl EmbeddedDb {
@@ -36,14 +37,16 @@ impl EmbeddedDb {
             .await
             // redb may panic on a file that was changed behind its back.
             .map_err(|error| EmbeddedError::Damaged { path: path.clone(), why: error.to_string() })??;
-        Ok(Self::new(database, Box::new(move || file::reopen(&path))))
+        let at = path.clone();
+        Ok(Self::new(path, database, Box::new(move || file::reopen(&at))))
     }
 
-    pub(super) fn new(database: redb::Database, reopen: Reopen) -> Self {
+    pub(super) fn new(path: PathBuf, database: redb::Database, reopen: Reopen) -> Self {
         Self {
             writer: Writer::new(database, reopen),
             room: Arc::new(Semaphore::new(MAX_WAITING)),
             closed: CancellationToken::new(),
+            path: path.into(),
         }
     }
 
@@ -58,6 +61,11 @@ impl EmbeddedDb {
     #[must_use]
     pub fn transactions(&self) -> u64 {
         self.writer.transactions()
+    }
+
+    /// The file, for messages to people.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Cancelled when the database closes.

@@ -10,23 +10,24 @@
 //! bus ───┘   (bounded)          └─ answers each job with its own result, after the commit
 //! ```
 
-//TMPmod bus;
-//TMPmod consumer;
+mod bus;
+mod consumer;
 mod coordination;
 mod db;
 mod error;
 mod file;
-//TMPmod ledger;
-//TMPmod queue;
-//TMPmod shared;
+mod ledger;
+mod queue;
+mod shared;
 mod store;
 mod tables;
-//TMP#[cfg(test)]
-//TMPmod tests;
+#[cfg(test)]
+mod tests;
 mod writer;
 
-//TMPpub use bus::{BusLimits, EmbeddedBus, ReplyQueue};
+pub use bus::{EmbeddedBus, ReplyQueue};
 pub use coordination::EmbeddedCoordination;
 pub use db::EmbeddedDb;
 pub use error::EmbeddedError;
+pub use shared::BusLimits;
 pub use store::EmbeddedStore;

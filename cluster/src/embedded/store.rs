@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use redb::{ReadableDatabase as _, ReadableTable};
+use redb::ReadableTable;
 use reeve_ports::store::{Change, RecordStore, StoreError, Stored, Write};
 use reeve_protocol::{Epoch, Generation, ShardId, VmId};
 use uuid::Uuid;

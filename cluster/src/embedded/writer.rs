@@ -17,7 +17,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use redb::{Database, Durability, ReadableDatabase, ReadableTable};
+use redb::{Database, Durability, ReadableDatabase};
 use tokio::sync::Notify;
 
 use super::error::WriteError;
@@ -57,24 +57,27 @@ pub(super) struct Writer {
 }
 
 /// Says that nobody is writing any more, whatever ended the writing.
-struct Writing(Arc<Writer>);
+struct Writing {
+    writer: Arc<Writer>,
+    started: bool,
+}
 
 impl Drop for Writing {
     fn drop(&mut self) {
-        let mut waiting = self.0.waiting();
-        waiting.writing = false;
-        let left = if std::thread::panicking() { VecDeque::new() } else { std::mem::take(&mut waiting.jobs) };
+        let mut waiting = self.writer.waiting();
+        // A writer that never ran was refused by a runtime that is ending: nobody will run the next one either.
+        let lost = if self.started { VecDeque::new() } else { std::mem::take(&mut waiting.jobs) };
+        // Jobs may have come between the last look at the queue and now, or the writer may have panicked.
         let go_on = !waiting.jobs.is_empty();
         waiting.writing = go_on;
         drop(waiting);
-        for job in left {
-            // Reached only when the runtime ends before the writer could start.
+        for job in lost {
             job.finish(Err(WriteError::closed()));
         }
         if go_on {
-            self.0.start();
+            self.writer.start();
         }
-        self.0.idle.notify_waiters();
+        self.writer.idle.notify_waiters();
     }
 }
 
@@ -115,10 +118,11 @@ impl Writer {
     }
 
     fn start(self: &Arc<Self>) {
-        let writing = Writing(Arc::clone(self));
+        let mut writing = Writing { writer: Arc::clone(self), started: false };
         self.runtime.spawn_blocking(move || {
-            while let Some(batch) = writing.0.next_batch() {
-                writing.0.write(batch);
+            writing.started = true;
+            while let Some(batch) = writing.writer.next_batch() {
+                writing.writer.write(batch);
             }
         });
     }

@@ -24,11 +24,11 @@ pub(crate) async fn dial(config: &RabbitConfig, name: &str) -> Result<Connection
     let socket = Socket::default();
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let runtime = lapin::runtime::default_runtime().map_err(|error| error.to_string())?;
-    let kept = socket.clone();
-    let connect = async move |uri: AMQPUri, runtime| {
+    let (kept, reactor) = (socket.clone(), runtime.clone());
+    let connect = async move |uri: AMQPUri, _| {
         let (host, port) = (uri.authority.host.as_str(), uri.authority.port);
         let addresses: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
-        let stream = tokio::time::timeout(DIAL_DEADLINE, AsyncTcpStream::connect(&runtime, addresses)).await;
+        let stream = tokio::time::timeout(DIAL_DEADLINE, AsyncTcpStream::connect(&reactor, addresses)).await;
         let stream = stream.map_err(std::io::Error::from)??;
         if let AsyncTcpStream::Plain(plain) = &stream {
             kept.keep(TcpStream::from(plain.get_ref().as_fd().try_clone_to_owned()?));

@@ -1,1 +1,34 @@
-//! The bus on RabbitMQ.
+//! The bus on RabbitMQ (3.10 and later), with lapin over rustls.
+//!
+//! ```text
+//!                       ┌─ Link "publish" ── Publisher: 128 channels with confirms
+//!   RabbitBus ── stop ──┤                       ▲ dead letters
+//!                       └─ Link "consume" ──┬─ RabbitConsumer (task + inbox) each
+//!                                           ├─ keep_bound for each intake
+//!                                           └─ Graveyard and history, on channels of their own
+//! ```
+//!
+//! Two connections, because a broker short of memory or disk stops reading from those that publish, and
+//! acknowledgements must get through then. Each is kept up by its own task; nothing here fails for good while the broker
+//! is away, and nothing is queued: a publish waits at most its timeout, and whoever published tries again.
+//!
+//! Never: declares a cloud's exchange or queue, consumes one, puts a message back with `nack`, shows the password.
+
+mod audit;
+mod backoff;
+mod bus;
+mod config;
+mod consumer;
+mod dead;
+mod dial;
+mod grave;
+mod inbox;
+mod intake;
+mod link;
+mod publisher;
+mod topology;
+mod wire;
+
+pub use bus::{BusStatus, LinkStatus, RabbitBus};
+pub use config::{Authority, BrokerUrl, IntakeConfig, RabbitConfig, RabbitConfigError};
+pub use intake::IntakeStatus;

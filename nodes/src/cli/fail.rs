@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 /// What kind of failure, by its exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Code {
+pub(super) enum Code {
     /// Nobody reads the output any more: no failure, and nothing to say.
     BrokenPipe = 0,
     /// It was tried and failed.
@@ -32,7 +32,7 @@ pub enum Code {
 impl Code {
     /// The name in JSON.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::BrokenPipe => "broken_pipe",
             Self::Failed => "failed",
@@ -48,39 +48,39 @@ impl Code {
 
 /// Why a command failed.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Failure {
+pub(super) struct Failure {
     /// Its kind.
-    pub code: Code,
+    pub(super) code: Code,
     /// What failed.
-    pub what: String,
+    pub(super) what: String,
     /// Why, if that is known beside it.
-    pub why: Option<String>,
+    pub(super) why: Option<String>,
     /// More for programs; `null` if nothing.
-    pub details: Value,
+    pub(super) details: Value,
 }
 
 impl Failure {
     /// A failure of a kind.
     #[must_use]
-    pub fn new(code: Code, what: impl Into<String>) -> Self {
+    pub(super) fn new(code: Code, what: impl Into<String>) -> Self {
         Self { code, what: what.into(), why: None, details: Value::Null }
     }
 
     /// With the reason.
     #[must_use]
-    pub fn because(self, why: impl fmt::Display) -> Self {
+    pub(super) fn because(self, why: impl fmt::Display) -> Self {
         Self { why: Some(why.to_string()), ..self }
     }
 
     /// With more for programs.
     #[must_use]
-    pub fn with_details(self, details: Value) -> Self {
+    pub(super) fn with_details(self, details: Value) -> Self {
         Self { details, ..self }
     }
 
     /// A request that the node refused.
     #[must_use]
-    pub fn refused(refusal: &Refusal) -> Self {
+    pub(super) fn refused(refusal: &Refusal) -> Self {
         let code = match refusal.code {
             RefusalCode::Denied => Code::Denied,
             RefusalCode::NotFound => Code::NotFound,
@@ -93,13 +93,13 @@ impl Failure {
 
     /// As JSON: `{"error":{"code","message","details"}}`.
     #[must_use]
-    pub fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         json!({"error": {"code": self.code.name(), "message": self.to_string(), "details": self.details}})
     }
 
     /// The exit status.
     #[must_use]
-    pub fn exit_code(&self) -> ExitCode {
+    pub(super) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.code as u8)
     }
 }

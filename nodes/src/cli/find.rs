@@ -15,7 +15,7 @@ const MAX_CANDIDATES: usize = 8;
 const MIN_PREFIX: usize = 4;
 
 /// Walks over all VMs by pages; `visit` ends the walk by `false`.
-pub async fn each_vm(
+pub(super) async fn each_vm(
     session: &Session,
     lease: Option<&str>,
     mut marker: Option<VmId>,
@@ -43,7 +43,7 @@ pub async fn each_vm(
 
 /// The id of the VM that a text names. An id is taken as it is; else exactly one VM must have that name, or an id that
 /// starts so.
-pub async fn vm_id(session: &Session, text: &str) -> Result<VmId, Failure> {
+pub(super) async fn vm_id(session: &Session, text: &str) -> Result<VmId, Failure> {
     if let Ok(id) = text.parse() {
         return Ok(id);
     }
@@ -77,7 +77,7 @@ pub async fn vm_id(session: &Session, text: &str) -> Result<VmId, Failure> {
 }
 
 /// The VM that a text names.
-pub async fn vm(session: &Session, text: &str) -> Result<VmView, Failure> {
+pub(super) async fn vm(session: &Session, text: &str) -> Result<VmView, Failure> {
     let id = vm_id(session, text).await?;
     match session.ask(AdminRequest::VmShow(id)).await? {
         AdminReply::Vm(vm) => Ok(*vm),
@@ -86,7 +86,7 @@ pub async fn vm(session: &Session, text: &str) -> Result<VmView, Failure> {
 }
 
 /// The backups of a VM.
-pub async fn backups_of(session: &Session, vm: VmId) -> Result<Vec<BackupView>, Failure> {
+pub(super) async fn backups_of(session: &Session, vm: VmId) -> Result<Vec<BackupView>, Failure> {
     match session.ask(AdminRequest::BackupList(vm)).await? {
         AdminReply::Backups(backups) => Ok(backups),
         other => Err(unexpected(&other)),
@@ -94,7 +94,7 @@ pub async fn backups_of(session: &Session, vm: VmId) -> Result<Vec<BackupView>, 
 }
 
 /// The backup that a text names, by its id or the start of it, of one VM or of any.
-pub async fn backup(session: &Session, text: &str, of: Option<VmId>) -> Result<BackupView, Failure> {
+pub(super) async fn backup(session: &Session, text: &str, of: Option<VmId>) -> Result<BackupView, Failure> {
     let exact = text.parse::<BackupId>().ok();
     let prefix = text.to_lowercase();
     let matches = |backup: &BackupView| match exact {

@@ -10,7 +10,7 @@ use super::table::Color;
 
 /// How results look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(super) enum Format {
     /// Aligned columns.
     Table,
     /// The API's own objects; lists are arrays.
@@ -21,7 +21,7 @@ pub enum Format {
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Talk {
+pub(super) enum Talk {
     /// Everything.
     Normal,
     /// Ids in lists, nothing from commands that only do something.
@@ -30,40 +30,39 @@ pub enum Talk {
 
 /// Where results go.
 #[derive(Debug, Clone, Copy)]
-pub struct Output {
+pub(super) struct Output {
     /// How they look.
-    pub format: Format,
+    pub(super) format: Format,
     /// How much is said.
-    pub talk: Talk,
+    pub(super) talk: Talk,
     /// Whether in colour.
-    pub color: Color,
+    pub(super) color: Color,
 }
 
 /// How one result is shown in each form.
-pub struct View<'a, T> {
+pub(super) struct View<'a, T> {
     /// The object or list itself.
-    pub value: &'a T,
+    pub(super) value: &'a T,
     /// For people.
-    pub table: &'a dyn Fn(Color) -> String,
+    pub(super) table: &'a dyn Fn(Color) -> String,
     /// With `--quiet`, one a line.
-    pub ids: Vec<String>,
+    pub(super) ids: Vec<String>,
 }
 
 impl Output {
     /// Prints a result.
-    pub fn show<T: Serialize>(&self, view: &View<'_, T>) -> Result<(), Failure> {
+    pub(super) fn show<T: Serialize>(&self, view: &View<'_, T>) -> Result<(), Failure> {
         match (self.talk, self.format) {
-            (Talk::Quiet, Format::Table) => {
-                self.text(&view.ids.iter().map(|id| format!("{id}\n")).collect::<String>())
-            }
+            (Talk::Quiet, Format::Table) => self.text(&view.ids.iter().map(|id| format!("{id}\n")).collect::<String>()),
             (Talk::Normal, Format::Table) => self.text(&(view.table)(self.color)),
             (Talk::Normal | Talk::Quiet, Format::Json | Format::Yaml) => self.value(view.value),
         }
     }
 
     /// Prints a value for programs: YAML if asked for, else JSON.
-    pub fn value<T: Serialize>(&self, value: &T) -> Result<(), Failure> {
-        let unwritable = |error: &dyn std::fmt::Display| Failure::new(Code::Failed, "cannot write the result").because(error);
+    pub(super) fn value<T: Serialize>(&self, value: &T) -> Result<(), Failure> {
+        let unwritable =
+            |error: &dyn std::fmt::Display| Failure::new(Code::Failed, "cannot write the result").because(error);
         match self.format {
             Format::Yaml => self.text(&serde_norway::to_string(value).map_err(|error| unwritable(&error))?),
             Format::Table | Format::Json => {
@@ -74,7 +73,7 @@ impl Output {
     }
 
     /// Prints text as it is, whole.
-    pub fn text(&self, text: &str) -> Result<(), Failure> {
+    pub(super) fn text(&self, text: &str) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
         out.write_all(text.as_bytes())?;
         out.flush()?;
@@ -82,7 +81,7 @@ impl Output {
     }
 
     /// Says something to people beside the result, on standard error.
-    pub fn note(&self, text: &str) {
+    pub(super) fn note(&self, text: &str) {
         if self.talk == Talk::Normal {
             // Nobody can be told that nobody listens.
             let _ = writeln!(io::stderr().lock(), "{text}");
@@ -90,7 +89,7 @@ impl Output {
     }
 
     /// Reports why the command failed, on standard error.
-    pub fn failure(&self, failure: &Failure) {
+    pub(super) fn failure(&self, failure: &Failure) {
         let text = match self.format {
             Format::Json => failure.json().to_string(),
             Format::Table | Format::Yaml => format!("error: {}", super::table::clean_lines(&failure.to_string())),
@@ -101,7 +100,7 @@ impl Output {
 
 /// Colour only where a person sees it, and wants it (<https://no-color.org>).
 #[must_use]
-pub fn color(no_color: bool) -> Color {
+pub(super) fn color(no_color: bool) -> Color {
     let unwanted = no_color
         || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
         || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
@@ -110,6 +109,6 @@ pub fn color(no_color: bool) -> Color {
 
 /// Whether a person sits at the other end of both input and messages.
 #[must_use]
-pub fn interactive() -> bool {
+pub(super) fn interactive() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }

@@ -14,14 +14,14 @@ use super::Common;
 use super::fail::{Code, Failure};
 
 /// A connection to a node, and what all its requests have in common.
-pub struct Session {
+pub(super) struct Session {
     client: RpcClient,
     timeout: Duration,
 }
 
 impl Session {
     /// Connects to the endpoint that the options name, else to the first socket of a node on this machine.
-    pub async fn open(common: &Common) -> Result<Self, Failure> {
+    pub(super) async fn open(common: &Common) -> Result<Self, Failure> {
         let timeout = common.timeout.duration();
         if let Some(endpoint) = &common.endpoint {
             let client = RpcClient::connect_unix(&unix_path(endpoint)?).await?;
@@ -41,7 +41,7 @@ impl Session {
     }
 
     /// Asks; a refusal is a failure.
-    pub async fn ask(&self, request: AdminRequest) -> Result<AdminReply, Failure> {
+    pub(super) async fn ask(&self, request: AdminRequest) -> Result<AdminReply, Failure> {
         match self.client.call(request, self.timeout).await? {
             AdminReply::Refused(refusal) => Err(Failure::refused(&refusal)),
             reply => Ok(reply),
@@ -49,7 +49,7 @@ impl Session {
     }
 
     /// Sends a command in the name of the local user.
-    pub async fn command(&self, vm: VmId, kind: CommandKind, key: &Key) -> Result<Accepted, Failure> {
+    pub(super) async fn command(&self, vm: VmId, kind: CommandKind, key: &Key) -> Result<Accepted, Failure> {
         let command = Command { id: key.message_id()?, vm, by: Requester::Operator(local_user()), kind };
         match self.ask(AdminRequest::Command(command)).await? {
             AdminReply::Accepted(accepted) => Ok(accepted),
@@ -60,10 +60,10 @@ impl Session {
 
 /// Idempotency of a command.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Key {
+pub(super) struct Key {
     /// Send the command under this key: the same key again gives the same answer and changes nothing [default: new]
     #[arg(long, value_name = "KEY")]
-    pub idempotency_key: Option<String>,
+    pub(super) idempotency_key: Option<String>,
 }
 
 impl Key {
@@ -75,7 +75,7 @@ impl Key {
 
 /// A reply of another kind than was asked for: the node is of another version.
 #[must_use]
-pub fn unexpected(reply: &AdminReply) -> Failure {
+pub(super) fn unexpected(reply: &AdminReply) -> Failure {
     let kind = format!("{reply:?}");
     let kind = kind.split(['(', ' ']).next().unwrap_or_default().to_owned();
     Failure::new(Code::Failed, "the node answered something else than was asked").because(kind)
@@ -83,7 +83,7 @@ pub fn unexpected(reply: &AdminReply) -> Failure {
 
 /// The wall clock.
 #[must_use]
-pub fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     SystemClock.now()
 }
 
@@ -115,7 +115,7 @@ fn nobody(candidates: &[PathBuf]) -> Failure {
 /// The data folder of `reeve dev` unless it is told another: `$XDG_STATE_HOME/reeve/dev`, by default under
 /// `~/.local/state`. `None` without a home.
 #[must_use]
-pub fn dev_data_dir() -> Option<PathBuf> {
+pub(super) fn dev_data_dir() -> Option<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
     Some(state.join("reeve/dev"))

@@ -7,7 +7,7 @@ const GAP: usize = 2;
 
 /// How a word feels; colour on terminals, nothing elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tone {
+pub(super) enum Tone {
     /// As it is.
     Plain,
     /// All is well.
@@ -23,7 +23,7 @@ pub enum Tone {
 impl Tone {
     /// The tone of a state, by its own word.
     #[must_use]
-    pub fn of(word: &str) -> Self {
+    pub(super) fn of(word: &str) -> Self {
         match word.split('(').next().unwrap_or_default() {
             "active" | "up" | "verified" | "succeeded" => Self::Good,
             "warned" | "grace" | "ending" | "suspect" | "repairing" | "paused" | "building" | "running"
@@ -46,7 +46,7 @@ impl Tone {
 
     /// The text in its colour.
     #[must_use]
-    pub fn paint(self, text: &str, color: Color) -> String {
+    pub(super) fn paint(self, text: &str, color: Color) -> String {
         match (self.code(), color) {
             (Some(code), Color::On) if !text.is_empty() => format!("\x1b[{code}m{text}\x1b[0m"),
             (Some(_) | None, Color::On | Color::Off) => text.to_owned(),
@@ -56,7 +56,7 @@ impl Tone {
 
 /// Whether colour is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Color {
+pub(super) enum Color {
     /// On a terminal.
     On,
     /// Elsewhere, or where it is not wanted.
@@ -65,7 +65,7 @@ pub enum Color {
 
 /// A cell.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cell {
+pub(super) struct Cell {
     text: String,
     tone: Tone,
 }
@@ -73,14 +73,14 @@ pub struct Cell {
 impl Cell {
     /// A plain cell; nothing is shown as `-`.
     #[must_use]
-    pub fn new(text: impl AsRef<str>) -> Self {
+    pub(super) fn new(text: impl AsRef<str>) -> Self {
         let text = clean(text.as_ref());
         Self { text: if text.is_empty() { "-".into() } else { text }, tone: Tone::Plain }
     }
 
     /// A cell with the tone of its own word.
     #[must_use]
-    pub fn state(word: impl AsRef<str>) -> Self {
+    pub(super) fn state(word: impl AsRef<str>) -> Self {
         let cell = Self::new(word);
         Self { tone: Tone::of(&cell.text), ..cell }
     }
@@ -88,13 +88,13 @@ impl Cell {
 
 /// Foreign text without what would move the cursor or change colours: names come from clouds and their users.
 #[must_use]
-pub fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() || is_invisible(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// The same for text of several lines.
 #[must_use]
-pub fn clean_lines(text: &str) -> String {
+pub(super) fn clean_lines(text: &str) -> String {
     text.lines().map(clean).collect::<Vec<_>>().join("\n")
 }
 
@@ -105,7 +105,7 @@ const fn is_invisible(c: char) -> bool {
 
 /// Renders rows under a header; no rows give the header only. Lines end without spaces.
 #[must_use]
-pub fn rows(header: &[&str], rows: &[Vec<Cell>], color: Color) -> String {
+pub(super) fn rows(header: &[&str], rows: &[Vec<Cell>], color: Color) -> String {
     let mut widths: Vec<usize> = header.iter().map(|name| name.width()).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -118,7 +118,7 @@ pub fn rows(header: &[&str], rows: &[Vec<Cell>], color: Color) -> String {
 
 /// Renders names and values, one pair a line.
 #[must_use]
-pub fn pairs(pairs: &[(&str, Cell)], color: Color) -> String {
+pub(super) fn pairs(pairs: &[(&str, Cell)], color: Color) -> String {
     let width = pairs.iter().map(|(name, _)| name.width()).max().unwrap_or_default();
     pairs.iter().map(|(name, value)| line(&[Cell::new(name), value.clone()], &[width, 0], color)).collect()
 }

@@ -17,7 +17,7 @@ fn length(seconds: u64) -> String {
 
 /// How far `at` is from `now`: `in 3d 4h`, `2h 5m ago`, `now`.
 #[must_use]
-pub fn relative(at: Timestamp, now: Timestamp) -> String {
+pub(super) fn relative(at: Timestamp, now: Timestamp) -> String {
     let (ahead, behind) = (at.since(now).as_secs(), now.since(at).as_secs());
     match (ahead, behind) {
         (0, 0) => "now".into(),
@@ -28,13 +28,13 @@ pub fn relative(at: Timestamp, now: Timestamp) -> String {
 
 /// Both: `in 3d 4h (2026-12-01 10:00:00Z)`.
 #[must_use]
-pub fn both(at: Timestamp, now: Timestamp) -> String {
+pub(super) fn both(at: Timestamp, now: Timestamp) -> String {
     format!("{} ({})", relative(at, now), absolute(at))
 }
 
 /// `2026-12-01 10:00:00Z`: to the second, UTC.
 #[must_use]
-pub fn absolute(at: Timestamp) -> String {
+pub(super) fn absolute(at: Timestamp) -> String {
     let text = at.to_string();
     let (date, time) = text.split_once('T').expect("RFC 3339 has a T between date and time");
     format!("{date} {}Z", time.split('.').next().unwrap_or(time))

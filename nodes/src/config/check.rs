@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use reeve_cluster::rabbitmq::BrokerUrl;
 use reeve_lifecycle::policy::{Policies, Policy};
 use reeve_protocol::Span;
 use tracing_subscriber::EnvFilter;
@@ -14,6 +15,8 @@ use super::sections::{BusSection, CloudSection, Config, Driver, NotificationsSec
 
 /// The longest path that a socket's address holds, in bytes.
 const MAX_SOCKET_PATH: usize = 107;
+/// The shortest wait for the broker's confirmation.
+const MIN_PUBLISH_TIMEOUT: Span = Span::from_millis(100);
 /// The longest wait for the broker's confirmation.
 const MAX_PUBLISH_TIMEOUT: Span = Span::from_secs(600);
 
@@ -31,7 +34,7 @@ pub(super) fn completed(mut config: Config, reader: &Reader<'_>) -> Result<Confi
         config.rpc.socket = data_dir.join("reeve.sock");
     }
     if config.vault.url.is_empty() {
-        config.vault.url = format!("file://{}", data_dir.join("vault").display());
+        config.vault.url = folder_url(&data_dir.join("vault"));
     }
     let length = config.rpc.socket.as_os_str().len();
     if length > MAX_SOCKET_PATH {
@@ -46,6 +49,9 @@ pub(super) fn completed(mut config: Config, reader: &Reader<'_>) -> Result<Confi
     if let Some(bus) = &config.bus {
         check_bus(bus, &mut complain);
     }
+    if let Some((key, expected)) = config.runtime.wrong() {
+        complain(&format!("runtime.{key}"), expected.into());
+    }
     check_clouds(&config.cloud, config.bus.is_some(), &mut complain);
     check_policies(&mut config, &mut complain);
     if wrong.is_empty() { Ok(config) } else { Err(wrong) }
@@ -53,17 +59,22 @@ pub(super) fn completed(mut config: Config, reader: &Reader<'_>) -> Result<Confi
 
 fn check_bus(bus: &BusSection, complain: &mut impl FnMut(&str, String)) {
     if let Secret::Inline(url) = &bus.url {
-        let rest = ["amqps://", "amqp://"].iter().find_map(|scheme| url.expose().strip_prefix(scheme));
-        let host = rest.map(|rest| rest.rsplit('@').next().unwrap_or_default());
-        if host.is_none_or(|host| host.is_empty() || host.starts_with(['/', ':', '?'])) {
-            complain("bus.url", format!("{} is no address: expected amqps://USER:PASSWORD@HOST:PORT/VHOST", bus.url));
+        match url.expose().parse::<BrokerUrl>() {
+            Err(_) => complain("bus.url", "is no broker URL: expected amqps://USER:PASSWORD@HOST:PORT/VHOST".into()),
+            Ok(_) if bus.ca.is_some() && url.expose().starts_with("amqp://") => {
+                complain(
+                    "bus.ca",
+                    "is set, but bus.url is amqp://, which has no certificate: expected amqps://".into(),
+                );
+            }
+            Ok(_) => {}
         }
     }
     if bus.prefetch == 0 {
         complain("bus.prefetch", "is 0, expected 1 to 65535".into());
     }
-    if bus.publish_timeout.is_zero() || bus.publish_timeout > MAX_PUBLISH_TIMEOUT {
-        let message = format!("is {}, expected more than 0s and at most {MAX_PUBLISH_TIMEOUT}", bus.publish_timeout);
+    if bus.publish_timeout < MIN_PUBLISH_TIMEOUT || bus.publish_timeout > MAX_PUBLISH_TIMEOUT {
+        let message = format!("is {}, expected {MIN_PUBLISH_TIMEOUT} to {MAX_PUBLISH_TIMEOUT}", bus.publish_timeout);
         complain("bus.publish_timeout", message);
     }
 }
@@ -103,8 +114,11 @@ fn check_notifications(
     if !bus {
         complain(path, "notifications come over a broker: add [bus] url, or leave this out".into());
     }
-    if notifications.exchange.is_empty() || notifications.exchange.len() > 255 {
-        complain(&format!("{path}.exchange"), "expected the name of the cloud's exchange, 1 to 255 bytes".into());
+    if notifications.exchange.is_empty()
+        || notifications.exchange.len() > 255
+        || notifications.exchange.starts_with("reeve.")
+    {
+        complain(&format!("{path}.exchange"), "expected the cloud's own exchange, 1 to 255 bytes".into());
     }
     let topics = &notifications.topics;
     if topics.is_empty() || topics.len() > 16 || topics.iter().any(|topic| topic.is_empty() || topic.len() > 200) {
@@ -127,6 +141,13 @@ fn check_policies(config: &mut Config, complain: &mut impl FnMut(&str, String)) 
     }
 }
 
+/// The `file://` URL of a folder.
+#[must_use]
+pub fn folder_url(folder: &Path) -> String {
+    // The one character that is special to whoever reads the URL.
+    format!("file://{}", folder.display().to_string().replace('%', "%25"))
+}
+
 /// The folder that a vault's URL names.
 fn vault_folder(url: &str) -> Result<PathBuf, String> {
     let expected = "expected file:///ABSOLUTE/PATH";
@@ -136,5 +157,6 @@ fn vault_folder(url: &str) -> Result<PathBuf, String> {
     if scheme != "file" {
         return Err(format!("{scheme}:// is not supported by this version, {expected}"));
     }
+    let path = path.strip_prefix("localhost").unwrap_or(path);
     if Path::new(path).is_absolute() { Ok(path.into()) } else { Err(format!("is no absolute path, {expected}")) }
 }

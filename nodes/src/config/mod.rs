@@ -11,11 +11,14 @@ mod check;
 mod environment;
 mod problem;
 mod read;
+mod runtime;
 mod secret;
 mod sections;
 
+pub use check::folder_url;
 pub use problem::{ConfigError, Problem};
 pub use read::{load, parse, with_defaults};
+pub use runtime::{CapsSection, ClockSection, RuntimeSection, TimeoutsSection};
 pub use secret::{Revealed, Secret, SecretError, mask_url};
 pub use sections::{
     BusSection, CloudSection, Config, Driver, LogFormat, LogSection, NodeSection, NotificationFormat,

@@ -14,6 +14,7 @@ use toml::{Spanned, Table, Value};
 use super::check;
 use super::environment::{self, Overrides};
 use super::problem::{ConfigError, Problem};
+use super::runtime::RuntimeSection;
 use super::sections::{
     BusSection, CloudSection, Config, Driver, LogSection, NodeSection, NotificationsSection, RpcSection, VaultSection,
 };
@@ -54,11 +55,7 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 ///
 /// # Errors
 /// As [`load`].
-pub fn parse(
-    file: &str,
-    text: &str,
-    variables: impl Iterator<Item = (String, String)>,
-) -> Result<Config, ConfigError> {
+pub fn parse(file: &str, text: &str, variables: impl Iterator<Item = (String, String)>) -> Result<Config, ConfigError> {
     Reader::new(file, text, variables)?.config()
 }
 
@@ -77,9 +74,8 @@ impl<'a> Reader<'a> {
         text: &'a str,
         variables: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        let whole = |place: String, message: String| {
-            ConfigError::Invalid(vec![Problem { place, key: String::new(), message }])
-        };
+        let whole =
+            |place: String, message: String| ConfigError::Invalid(vec![Problem { place, key: String::new(), message }]);
         if text.len() > MAX_BYTES {
             return Err(whole(file.into(), format!("{} bytes, at most {MAX_BYTES} are read", text.len())));
         }
@@ -103,18 +99,20 @@ impl<'a> Reader<'a> {
         let one = |problem| ConfigError::Invalid(vec![problem]);
         let raw: RawConfig = self.typed("", root).map_err(one)?;
         let mut cloud = Vec::new();
-        for (index, table) in raw.cloud.into_iter().enumerate() {
+        for (index, table) in raw.cloud.iter().cloned().enumerate() {
             cloud.push(self.cloud(&format!("cloud[{index}]"), table).map_err(one)?);
         }
-        let RawConfig { node, bus, rpc, vault, log, policy, .. } = raw;
-        check::completed(Config { node, bus, rpc, vault, log, cloud, policy }, &self).map_err(ConfigError::Invalid)
+        let RawConfig { node, bus, rpc, vault, log, runtime, policy, cloud: _ } = raw;
+        check::completed(Config { node, bus, rpc, vault, log, runtime, cloud, policy }, &self)
+            .map_err(ConfigError::Invalid)
     }
 
     /// What this version does not have yet.
     fn later(&self) -> Vec<Problem> {
-        let sections = LATER_SECTIONS.iter().filter(|name| self.root.contains_key(**name)).map(|name| {
-            self.problem(name, format!("section [{name}] is not supported by this version: leave it out"))
-        });
+        let sections = LATER_SECTIONS
+            .iter()
+            .filter(|name| self.root.contains_key(**name))
+            .map(|name| self.problem(name, format!("section [{name}] is not supported by this version: leave it out")));
         let rpc = self.root.get("rpc").and_then(Value::as_table);
         let keys = LATER_RPC.iter().filter(|key| rpc.is_some_and(|rpc| rpc.contains_key(**key))).map(|key| {
             let why = "is not supported by this version, which answers on rpc.socket only: leave it out";
@@ -225,6 +223,8 @@ struct RawConfig {
     vault: VaultSection,
     #[serde(default)]
     log: LogSection,
+    #[serde(default)]
+    runtime: RuntimeSection,
     #[serde(default)]
     cloud: Vec<Table>,
     #[serde(default)]

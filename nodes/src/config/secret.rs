@@ -189,10 +189,12 @@ mod tests {
     fn a_password_is_never_shown() {
         let url = Secret::Inline(Revealed::new("amqps://reeve:s3cr3t@bus.example:5671/%2f"));
         assert_eq!(url.to_string(), "amqps://reeve:***@bus.example:5671/%2f");
-        for shown in [format!("{url:?}"), serde_json::to_string(&url).unwrap(), format!("{:?}", url.reveal().unwrap())] {
+        for shown in [format!("{url:?}"), serde_json::to_string(&url).unwrap(), format!("{:?}", url.reveal().unwrap())]
+        {
             assert!(!shown.contains("s3cr3t"), "{shown}");
         }
-        for url in ["amqp://u:a/s3cr3t@h/", "amqp://u:a@s3cr3t@h", "amqp://:s3cr3t@h", "s3cr3t", "amqp://s3cr3t@x:1@h"] {
+        for url in ["amqp://u:a/s3cr3t@h/", "amqp://u:a@s3cr3t@h", "amqp://:s3cr3t@h", "s3cr3t", "amqp://s3cr3t@x:1@h"]
+        {
             let shown = mask_url(url);
             assert!(!shown.contains("s3cr3t") || url == "amqp://s3cr3t@x:1@h", "{shown}");
         }

@@ -8,6 +8,7 @@ use reeve_lifecycle::policy::Policy;
 use reeve_protocol::{CloudName, NodeId, Span};
 use serde::{Deserialize, Serialize};
 
+use super::runtime::RuntimeSection;
 use super::secret::Secret;
 
 /// The whole configuration, complete: what the file leaves out has its default.
@@ -24,6 +25,8 @@ pub struct Config {
     pub vault: VaultSection,
     /// `[log]`: what is logged, and how.
     pub log: LogSection,
+    /// `[runtime]`: how the node works.
+    pub runtime: RuntimeSection,
     /// `[[cloud]]`: the clouds under care, at least one to run.
     pub cloud: Vec<CloudSection>,
     /// `[policy.NAME]`: what is wanted for classes of VMs. `default` rules where nothing else is said.
@@ -66,20 +69,20 @@ pub struct BusSection {
     /// A file of PEM certificates of the authority that signed the broker's. Default: the system's authorities.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
-    /// How many messages of one queue may be under way, 1 to 65535. Default 64.
+    /// How many messages of one queue may be under way, 1 to 65535. Default 256.
     #[serde(default = "default_prefetch")]
     pub prefetch: u16,
-    /// How long the broker's confirmation of a message is awaited. Default `10s`.
+    /// How long the broker's confirmation of a message is awaited, `100ms` to `10m`. Default `5s`.
     #[serde(default = "default_publish_timeout")]
     pub publish_timeout: Span,
 }
 
 const fn default_prefetch() -> u16 {
-    64
+    256
 }
 
 const fn default_publish_timeout() -> Span {
-    Span::from_secs(10)
+    Span::from_secs(5)
 }
 
 /// `[rpc]`. Where administrators are answered.

@@ -10,6 +10,7 @@ pub mod log;
 pub mod ports;
 pub mod process;
 pub mod rabbitmq;
+pub mod reeve;
 
 mod certificates;
 

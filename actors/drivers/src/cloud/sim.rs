@@ -1,7 +1,7 @@
 //! A simulated cloud: hosts, VMs with guests inside, disks with content, volumes, public addresses, snapshots.
 //!
 //! It is deterministic: everything that looks random follows from a seed, the time is the [`Clock`]'s, and state
-//! follows from times kept with each object, so that nothing runs in the background (see [`model`] for the diagram).
+//! follows from times kept with each object, so that nothing runs in the background (the diagram is in `model`).
 //! Faults can be ordered for any call, every call is audited, and a durable cloud survives the death of its process as a
 //! real one would. It is a product mode (`driver = "sim"`), not only a test double.
 //!

@@ -169,9 +169,7 @@ pub async fn a_message_arrives_with_everything_that_it_carries(fixture: &mut imp
         reply_to: Some("answers".into()),
         headers: BTreeMap::from([("x-one".into(), "1".into()), ("x-two".into(), "zwei ü".into())]),
     };
-    for (to, queue) in
-        [(Address::Requests, Queue::Requests), (Address::Shard(ShardId(3)), Queue::Shard(ShardId(3)))]
-    {
+    for (to, queue) in [(Address::Requests, Queue::Requests), (Address::Shard(ShardId(3)), Queue::Shard(ShardId(3)))] {
         fixture.bus().publish(&to, sent.clone()).await.expect("the bus takes a message");
         let mut consumer = consume(fixture, &queue, 1).await;
         let delivery = next(fixture, &mut consumer).await;
@@ -452,8 +450,11 @@ async fn history(fixture: &impl BusFixture, vm: VmId, since: Timestamp, count: u
     let wait = async {
         loop {
             let past = bus.history(since, None, 1000).await.expect("the history can be read");
-            let about: Vec<_> =
-                past.into_iter().filter(|past| past.event.subject == subject).map(|past| (past.position, past.event)).collect();
+            let about: Vec<_> = past
+                .into_iter()
+                .filter(|past| past.event.subject == subject)
+                .map(|past| (past.position, past.event))
+                .collect();
             if about.len() >= count {
                 return about;
             }

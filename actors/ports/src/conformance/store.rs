@@ -71,10 +71,7 @@ fn put(n: u128, expected: u64, value: &str) -> Write {
     Write {
         vm: vm(n),
         expected: Generation(expected),
-        change: Change::Put {
-            generation: Generation(expected + 1),
-            value: Bytes::copy_from_slice(value.as_bytes()),
-        },
+        change: Change::Put { generation: Generation(expected + 1), value: Bytes::copy_from_slice(value.as_bytes()) },
     }
 }
 

@@ -118,8 +118,8 @@ fn said(facts: &VmFacts) -> String {
     }
 }
 
-/// Cuts the power and starts again. Whether a lost earlier attempt was carried out cannot be seen once it is over; a
-/// VM that is still down when this attempt comes is rebooted once more.
+/// Cuts the power and starts again. A reboot since the decision is the one that an earlier attempt began: it leaves
+/// nothing to look at but the cloud's history of actions.
 pub(super) async fn hard_reboot(attempt: Attempt<'_>) -> Outcome {
     settle(try_hard_reboot(attempt).await)
 }
@@ -127,8 +127,8 @@ pub(super) async fn hard_reboot(attempt: Attempt<'_>) -> Outcome {
 async fn try_hard_reboot(attempt: Attempt<'_>) -> Result<Outcome, Outcome> {
     let vm = attempt.vm.vm;
     let patience = patience(attempt);
-    // A reboot in progress on the first look is the one that an earlier attempt began.
-    let mut begun = false;
+    let last = attempt.cloud.last_reboot(vm).await.map_err(|error| look_failed(&error))?;
+    let mut begun = last.is_some_and(|at| at >= attempt.pending.decided_at);
     loop {
         let Seen::There(facts) = look(attempt, vm).await? else {
             return Ok(not_applied("the VM is gone"));

@@ -74,7 +74,10 @@ impl World {
 
     pub(super) fn hard_reboot(&mut self, id: VmId, now: Timestamp) -> Act<()> {
         let states = [VmState::Active, VmState::Stopped, VmState::Paused, VmState::Suspended, VmState::Error];
-        self.act(id, ("reboot", TaskKind::Rebooting), &states, self.config.power, now)
+        let mut vm = self.ready_for(id, "reboot", &states, Lock::Respected)?;
+        vm.last_reboot = Some(now);
+        self.begin(vm, TaskKind::Rebooting, self.config.power, now);
+        Ok(Done::changed(()))
     }
 
     pub(super) fn suspend(&mut self, id: VmId, now: Timestamp) -> Act<()> {

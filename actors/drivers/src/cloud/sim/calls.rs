@@ -1,4 +1,4 @@
-//! The port: every call of [`Cloud`], each through [`SimCloud::call`], which meets faults and keeps the audit.
+//! The port: every call of [`Cloud`], each through `SimCloud::call`, which meets faults and keeps the audit.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -59,6 +59,13 @@ impl Cloud for SimCloud {
 
     async fn hard_reboot(&self, vm: VmId) -> Result<(), CloudError> {
         self.call(call(CallKind::HardReboot, Some(vm), ""), |world, now, _| world.hard_reboot(vm, now)).await
+    }
+
+    async fn last_reboot(&self, vm: VmId) -> Result<Option<Timestamp>, CloudError> {
+        self.call(call(CallKind::Show, Some(vm), "actions"), |world, _, _| {
+            Ok(Done::looked(world.living(vm)?.last_reboot))
+        })
+        .await
     }
 
     async fn suspend(&self, vm: VmId) -> Result<(), CloudError> {

@@ -57,7 +57,7 @@ pub(super) fn new_vm(world: &mut World, owner: Owner, now: Timestamp) -> VmId {
     let number = world.counters.things;
     let config = world.config.clone();
     let mut dice = Dice::new(config.seed, &format!("fleet/{number}"));
-    let mut disk = |dice: &mut Dice| Content::generated(dice.number(), dice.within(config.disk_bytes));
+    let disk = |dice: &mut Dice| Content::generated(dice.number(), dice.within(config.disk_bytes));
     let root = disk(&mut dice);
     let count = dice.within(config.volumes_per_vm.map(u64::from));
     let volumes = (0..count)
@@ -114,6 +114,7 @@ pub(super) fn place(world: &mut World, owner: Owner, disks: Disks, addresses: us
         volumes,
         addresses: held,
         last_restore: None,
+        last_reboot: None,
     };
     world.begin(vm, TaskKind::Building, world.config.build, now);
     id

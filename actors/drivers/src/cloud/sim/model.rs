@@ -9,7 +9,7 @@
 //!                 suspended ── soft delete ─► soft-delete ── (restore ─► active)
 //! ```
 //!
-//! Each arrow is a [`Task`] with the time at which it is done. Nothing runs in the background: whoever looks after that
+//! Each arrow is a `Task` with the time at which it is done. Nothing runs in the background: whoever looks after that
 //! time sees it done. A guest has a life of its own beside its VM: it boots, answers, hangs or crashes.
 
 use std::collections::BTreeMap;
@@ -138,6 +138,8 @@ pub(super) struct SimVm {
     pub(super) volumes: Vec<String>,
     pub(super) addresses: Vec<String>,
     pub(super) last_restore: Option<String>,
+    #[serde(default)]
+    pub(super) last_reboot: Option<Timestamp>,
 }
 
 impl SimVm {

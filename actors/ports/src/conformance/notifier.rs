@@ -1,0 +1,54 @@
+//! What every [`Notifier`] must do.
+
+use reeve_lifecycle::effect::{Audience, EffectKey, Notice};
+use reeve_protocol::event::{Alert, Offer};
+use reeve_protocol::{Generation, Timestamp, UserId, VmId};
+use uuid::Uuid;
+
+use crate::notifier::{Letter, Notifier};
+
+/// A letter about this VM with this notice.
+#[must_use]
+pub fn letter(vm: VmId, index: u16, notice: Notice) -> Letter {
+    let user = UserId::new("conformance").expect("a plain name");
+    Letter {
+        vm,
+        vm_name: "a VM \u{1f600} with a\ttab".to_owned(),
+        key: EffectKey { generation: Generation(7), index },
+        to: Audience::Owner { users: vec![user] },
+        notice,
+    }
+}
+
+/// One notice of each kind.
+#[must_use]
+pub fn notices() -> Vec<Notice> {
+    let at = Timestamp::from_millis(1_700_000_000_000);
+    vec![
+        Notice::LeaseCreated { ends_at: at },
+        Notice::Expiring { ends_at: at, offer: offer() },
+        Notice::Expired { grace_until: Some(at), offer: offer() },
+        Notice::Extended { ends_at: at },
+        Notice::Ended,
+        Notice::Revived { new_vm: VmId::new(Uuid::nil()) },
+        Notice::Alert { alert: alert(), message: "in words".to_owned() },
+    ]
+}
+
+/// Runs the whole suite: a working channel takes every notice, for owners and operators, and the same again.
+///
+/// # Panics
+/// When the notifier breaks a rule; the message says which.
+pub async fn run(notifier: &dyn Notifier) {
+    let vm = VmId::new(Uuid::new_v4());
+    for (index, notice) in (0..).zip(notices()) {
+        let to_owner = letter(vm, index, notice);
+        for attempt in 0..2 {
+            let delivered = notifier.deliver(&to_owner).await;
+            assert_eq!(delivered, Ok(()), "attempt {attempt} of {:?}", to_owner.notice);
+        }
+        let key = EffectKey { index: index + 100, ..to_owner.key };
+        let to_operators = Letter { to: Audience::Operators, key, ..to_owner };
+        assert_eq!(notifier.deliver(&to_operators).await, Ok(()), "to operators: {:?}", to_operators.notice);
+    }
+}

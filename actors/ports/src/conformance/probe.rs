@@ -1,0 +1,77 @@
+//! What every [`GuestProbe`] must do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use reeve_lifecycle::effect::ProbeVerdict;
+use reeve_lifecycle::policy::ProbeKind;
+use reeve_protocol::{HostName, VmId};
+use uuid::Uuid;
+
+use crate::probe::GuestProbe;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the suite asks again before it gives up.
+const MAX_LOOKS: usize = 600;
+
+/// A prober under test, and what its VMs may be made to do.
+#[async_trait]
+pub trait ProbeFixture: Send + Sync {
+    /// The probe.
+    fn probe(&self) -> Arc<dyn GuestProbe>;
+
+    /// Makes a VM whose guest answers after a while, and names its host.
+    async fn boot(&self) -> (VmId, HostName);
+
+    /// Makes its guest hang.
+    async fn hang(&self, vm: VmId);
+
+    /// Takes its host away.
+    async fn host_down(&self, host: &HostName);
+
+    /// Brings its host back.
+    async fn host_up(&self, host: &HostName);
+
+    /// Lets some time pass.
+    async fn wait(&self);
+}
+
+/// Runs the whole suite.
+///
+/// # Panics
+/// When the probe breaks a rule; the message says which.
+pub async fn run(fixture: &dyn ProbeFixture) {
+    let probe = fixture.probe();
+    let (vm, host) = fixture.boot().await;
+    until_up(fixture, vm, &host).await;
+    assert_eq!(probe.probe(vm, Some(&host), ProbeKind::Cloud, TIMEOUT).await, ProbeVerdict::Up, "the cloud's own view");
+    assert_eq!(probe.probe(vm, None, ProbeKind::GuestAgent, TIMEOUT).await, ProbeVerdict::Up, "a host need not be known");
+
+    let nobody = VmId::new(Uuid::new_v4());
+    let verdict = probe.probe(nobody, Some(&host), ProbeKind::GuestAgent, TIMEOUT).await;
+    assert_ne!(verdict, ProbeVerdict::Up, "a VM that never was is not up");
+
+    fixture.hang(vm).await;
+    let verdict = probe.probe(vm, Some(&host), ProbeKind::GuestAgent, TIMEOUT).await;
+    assert!(matches!(verdict, ProbeVerdict::Down { .. }), "a guest that hangs on a healthy host: {verdict:?}");
+
+    fixture.host_down(&host).await;
+    for kind in [ProbeKind::GuestAgent, ProbeKind::Cloud] {
+        let verdict = probe.probe(vm, Some(&host), kind, TIMEOUT).await;
+        assert!(matches!(verdict, ProbeVerdict::Inconclusive { .. }), "{kind:?} under a dead host: {verdict:?}");
+    }
+    fixture.host_up(&host).await;
+    let verdict = probe.probe(vm, Some(&host), ProbeKind::GuestAgent, TIMEOUT).await;
+    assert!(matches!(verdict, ProbeVerdict::Down { .. }), "still hung once its host is back: {verdict:?}");
+}
+
+async fn until_up(fixture: &dyn ProbeFixture, vm: VmId, host: &HostName) {
+    for _ in 0..MAX_LOOKS {
+        match fixture.probe().probe(vm, Some(host), ProbeKind::GuestAgent, TIMEOUT).await {
+            ProbeVerdict::Up => return,
+            ProbeVerdict::Down { .. } | ProbeVerdict::Inconclusive { .. } => fixture.wait().await,
+        }
+    }
+    panic!("the guest of {vm} never answered")
+}

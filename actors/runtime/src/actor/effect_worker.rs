@@ -1,0 +1,83 @@
+//! Performs effects for one VM: the repairer, the backup worker and the action worker are this type in three roles.
+//!
+//! It exists while there is work, holds nothing worth keeping, and answers by posting the outcome to the supervisor.
+//! When it ends, its tasks end; whoever performs their effects again looks before acting.
+
+use std::sync::Arc;
+
+use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, WeakAddr};
+use reeve_lifecycle::{EffectKey, Outcome};
+
+use super::ToVm;
+use super::link::ChildLink;
+use crate::performer::{Job, TakeOutcome, Task};
+use crate::shared::Shared;
+
+/// What a worker is told.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) enum ToWorker {
+    /// Perform this.
+    Perform(Box<Job>),
+    /// A task has ended.
+    Ended(EffectKey, Outcome),
+    /// End, as if by a fault.
+    Kill,
+    /// End in order.
+    Halt,
+}
+
+/// A worker.
+pub(super) struct EffectWorker {
+    shared: Arc<Shared>,
+    link: ChildLink,
+    tasks: Vec<(EffectKey, Task)>,
+}
+
+impl EffectWorker {
+    pub(super) fn new(shared: Arc<Shared>, link: ChildLink) -> Self {
+        Self { shared, link, tasks: Vec::new() }
+    }
+}
+
+impl Actor for EffectWorker {
+    type Context = Context<Self>;
+}
+
+impl Handler<ToWorker> for EffectWorker {
+    type Result = ();
+
+    fn handle(&mut self, message: ToWorker, ctx: &mut Context<Self>) {
+        match message {
+            ToWorker::Perform(job) => {
+                let key = job.pending.key;
+                let to = Reply { worker: ctx.address().downgrade(), key };
+                self.tasks.push((key, self.shared.performer.start(*job, to)));
+            }
+            ToWorker::Ended(key, outcome) => {
+                self.tasks.retain(|(running, _)| *running != key);
+                self.link.tell(ToVm::Performed { key, outcome });
+            }
+            ToWorker::Kill => ctx.terminate(),
+            ToWorker::Halt => {
+                self.link.disarm();
+                ctx.terminate();
+            }
+        }
+    }
+}
+
+struct Reply {
+    worker: WeakAddr<EffectWorker>,
+    key: EffectKey,
+}
+
+impl TakeOutcome for Reply {
+    fn take(&self, outcome: Outcome) {
+        // A worker that has ended is not told: its effects are performed again by the next.
+        let worker: Option<Addr<EffectWorker>> = self.worker.upgrade();
+        if let Some(worker) = worker {
+            worker.do_send(ToWorker::Ended(self.key, outcome));
+        }
+    }
+}

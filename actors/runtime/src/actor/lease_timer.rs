@@ -1,0 +1,110 @@
+//! Wakes its supervisor at the next deadline that the record names.
+//!
+//! ```text
+//! Idle ─ Arm(deadline) ─► Asleep (at most CHUNK) ─ clock read: not yet ─► Asleep
+//!                              └─ due ─► Tick ─► Fired ─ Arm ─► …
+//! ```
+//!
+//! It is told everything by the supervisor and decides nothing: a wake-up too many changes nothing. The wall clock is
+//! read again after every chunk, so a month's sleep or a clock that was set is noticed within one; the node's clock
+//! watch makes it sooner.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture};
+use reeve_lifecycle::VmInput;
+use reeve_lifecycle::input::Reason;
+use reeve_protocol::Timestamp;
+
+use super::link::ChildLink;
+use super::{Envelope, ToVm};
+use crate::shared::Shared;
+
+/// The longest sleep without a look at the clock.
+const CHUNK: Duration = Duration::from_secs(600);
+/// The wait before a deadline that was told is told again, if the supervisor did not move it (it may be busy).
+const REPEAT: Duration = Duration::from_secs(1);
+
+/// What the timer is told.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) enum ToTimer {
+    /// The next deadline, from now on.
+    Arm(Option<(Timestamp, Reason)>),
+    /// The clock was set: look again.
+    Rearm,
+    /// End, as if by a fault.
+    Kill,
+    /// End in order.
+    Halt,
+}
+
+/// The timer.
+pub(super) struct LeaseTimer {
+    shared: Arc<Shared>,
+    link: ChildLink,
+    deadline: Option<(Timestamp, Reason)>,
+    fired: Option<Timestamp>,
+    sleep: Option<SpawnHandle>,
+}
+
+impl LeaseTimer {
+    pub(super) fn new(shared: Arc<Shared>, link: ChildLink) -> Self {
+        Self { shared, link, deadline: None, fired: None, sleep: None }
+    }
+
+    /// Sleeps until the deadline, or a chunk of the way.
+    fn sleep(&mut self, ctx: &mut Context<Self>) {
+        if let Some(sleep) = self.sleep.take() {
+            ctx.cancel_future(sleep);
+        }
+        let Some((deadline, _)) = self.deadline else { return };
+        let mut wait = deadline.since(self.shared.clock.now()).min(CHUNK);
+        if self.fired == Some(deadline) {
+            wait = wait.max(REPEAT);
+        }
+        if wait.is_zero() {
+            return self.wake(ctx);
+        }
+        let clock = Arc::clone(&self.shared.clock);
+        let sleep = async move { clock.sleep(wait).await };
+        self.sleep = Some(ctx.spawn(sleep.into_actor(self).map(|(), timer, ctx| timer.wake(ctx))));
+    }
+
+    fn wake(&mut self, ctx: &mut Context<Self>) {
+        self.sleep = None;
+        let Some((deadline, reason)) = self.deadline else { return };
+        if self.shared.clock.now() < deadline {
+            return self.sleep(ctx);
+        }
+        tracing::debug!(?reason, %deadline, "a deadline has come");
+        self.fired = Some(deadline);
+        self.link.tell(ToVm::Input(Box::new(Envelope { input: VmInput::Tick, reply: None })));
+        // If the answer to this is lost, the supervisor is told again.
+        self.sleep(ctx);
+    }
+}
+
+impl Actor for LeaseTimer {
+    type Context = Context<Self>;
+}
+
+impl Handler<ToTimer> for LeaseTimer {
+    type Result = ();
+
+    fn handle(&mut self, message: ToTimer, ctx: &mut Context<Self>) {
+        match message {
+            ToTimer::Arm(deadline) => {
+                self.deadline = deadline;
+                self.sleep(ctx);
+            }
+            ToTimer::Rearm => self.sleep(ctx),
+            ToTimer::Kill => ctx.terminate(),
+            ToTimer::Halt => {
+                self.link.disarm();
+                ctx.terminate();
+            }
+        }
+    }
+}

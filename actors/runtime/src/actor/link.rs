@@ -1,0 +1,94 @@
+//! Links: values that actors own and whose `Drop` tells the parent how the actor ended. A value is dropped however its
+//! owner ends, so no end goes unnoticed.
+
+use std::sync::Arc;
+
+use actix::WeakAddr;
+use reeve_protocol::VmId;
+use reeve_protocol::event::Child;
+
+use super::supervisor::VmSupervisor;
+use super::{ToVm, VmOwner};
+
+/// How a supervisor ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It panicked.
+    Panicked,
+    /// It went down with its arbiter, or gave up because its record and the store disagreed.
+    Lost,
+    /// It was killed on request.
+    Killed,
+    /// It was stopped in order.
+    Halted,
+    /// It was stopped in order, to be started again.
+    Restart,
+    /// Nothing came of the VM that it was started for.
+    Idle,
+    /// Its record was removed.
+    Purged,
+    /// Another owner writes to the shard.
+    Fenced,
+    /// Its stored record cannot be read.
+    Parked(String),
+}
+
+/// The link of a supervisor to the owner of its shard.
+pub(crate) struct VmLink {
+    owner: Arc<dyn VmOwner>,
+    vm: VmId,
+    incarnation: u64,
+    end: End,
+}
+
+impl VmLink {
+    pub(crate) fn new(owner: Arc<dyn VmOwner>, vm: VmId, incarnation: u64) -> Self {
+        Self { owner, vm, incarnation, end: End::Lost }
+    }
+
+    /// What is told when the supervisor ends now.
+    pub(super) fn ending(&mut self, end: End) {
+        self.end = end;
+    }
+}
+
+impl Drop for VmLink {
+    fn drop(&mut self) {
+        let end = if std::thread::panicking() { End::Panicked } else { std::mem::replace(&mut self.end, End::Lost) };
+        self.owner.down(self.vm, self.incarnation, end);
+    }
+}
+
+/// The link of a child to its supervisor.
+pub(super) struct ChildLink {
+    supervisor: WeakAddr<VmSupervisor>,
+    child: Child,
+    incarnation: u32,
+    armed: bool,
+}
+
+impl ChildLink {
+    pub(super) fn new(supervisor: WeakAddr<VmSupervisor>, child: Child, incarnation: u32) -> Self {
+        Self { supervisor, child, incarnation, armed: true }
+    }
+
+    /// The supervisor asked for the end and need not be told.
+    pub(super) fn disarm(&mut self) {
+        self.armed = false;
+    }
+
+    /// Tells the supervisor something, if it is still there.
+    pub(super) fn tell(&self, message: ToVm) {
+        if let Some(supervisor) = self.supervisor.upgrade() {
+            supervisor.do_send(message);
+        }
+    }
+}
+
+impl Drop for ChildLink {
+    fn drop(&mut self) {
+        if self.armed {
+            self.tell(ToVm::ChildDown { child: self.child, incarnation: self.incarnation });
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The per-VM tree on actix arbiters. The only module that names actix.
+//!
+//! ```text
+//! ShardOwner (ractor) ── VmSupervisor ── LeaseTimer     always
+//!                                     ├─ Poller         while the VM's health is judged
+//!                                     ├─ Repairer       ┐
+//!                                     ├─ BackupWorker   ├ while there is work (one type, three roles)
+//!                                     └─ ActionWorker   ┘
+//! ```
+//!
+//! actix's own supervisor does not survive a panic, so supervision is ours: each actor owns a [`link`] whose `Drop`
+//! tells its parent how it ended, whether it stopped, was killed, panicked, or went down with its arbiter thread.
+
+mod arbiters;
+mod effect_worker;
+mod intensity;
+mod lease_timer;
+mod link;
+mod poller;
+mod supervisor;
+mod system;
+
+use std::sync::Arc;
+
+use actix::{Actor, Addr, Message};
+use reeve_lifecycle::record::Hold;
+use reeve_lifecycle::{EffectKey, Outcome, Verdict, VmInput, VmRecord};
+use reeve_protocol::admin::ActorView;
+use reeve_protocol::command::Refusal;
+use reeve_protocol::event::Child;
+use reeve_protocol::{CloudName, Timestamp, VmId};
+use tokio::sync::oneshot;
+
+pub(crate) use self::arbiters::{ArbiterPool, NoSystem};
+pub(crate) use self::intensity::{Attempt, Intensity};
+pub(crate) use self::link::{End, VmLink};
+pub use self::system::run_system;
+use crate::perform::Ownership;
+use crate::shared::Shared;
+
+/// The answer to an input.
+#[derive(Debug)]
+pub(crate) enum InputReply {
+    /// How it was taken; what it changed is committed.
+    Verdict(Verdict),
+    /// The VM cannot take it, and will not until somebody does something about it.
+    Refused(Refusal),
+    /// Too much waits here already: offer it again later.
+    Busy,
+}
+
+/// An input on its way to a supervisor. Dropped unanswered, its sender learns that it may be lost.
+pub(crate) struct Envelope {
+    pub(crate) input: VmInput,
+    pub(crate) reply: Option<oneshot::Sender<InputReply>>,
+}
+
+/// What is told of how a supervisor ended.
+pub(crate) trait VmOwner: Send + Sync + 'static {
+    /// A supervisor has ended.
+    fn down(&self, vm: VmId, incarnation: u64, end: End);
+}
+
+/// What all supervisors of a shard share.
+pub(crate) struct ShardTerm {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) ownership: Arc<Ownership>,
+    pub(crate) owner: Arc<dyn VmOwner>,
+}
+
+/// What a supervisor is told.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) enum ToVm {
+    /// Decide.
+    Input(Box<Envelope>),
+    /// A complete listing of this cloud lacks the VM.
+    Absent { cloud: Arc<CloudName>, asked_at: Timestamp },
+    /// A hold begins or ends, for the VMs of a cloud or for all.
+    Hold { cloud: Option<Arc<CloudName>>, hold: Hold, begins: bool },
+    /// The clock was set: every timer looks again.
+    Rearm,
+    /// Show the record.
+    Look(Box<dyn FnOnce(&VmRecord) + Send>),
+    /// Show the actors.
+    Tree(oneshot::Sender<ActorView>),
+    /// Kill a child, or the supervisor itself.
+    Kill(Option<Child>),
+    /// Stop a child in order and start it again, or the supervisor itself.
+    Restart(Option<Child>),
+    /// Stop in order; the link says when it is done.
+    Halt,
+    /// An effect was performed.
+    Performed { key: EffectKey, outcome: Outcome },
+    /// A child ended by itself.
+    ChildDown { child: Child, incarnation: u32 },
+}
+
+/// A way to a supervisor.
+#[derive(Clone)]
+pub(crate) struct VmHandle(Addr<supervisor::VmSupervisor>);
+
+impl VmHandle {
+    /// Sends without a bound; for those whose own work is bounded.
+    pub(crate) fn send(&self, message: ToVm) {
+        self.0.do_send(message);
+    }
+
+    /// Sends unless the mailbox is full; gives up then.
+    pub(crate) fn offer(&self, message: ToVm) -> bool {
+        self.0.try_send(message).is_ok()
+    }
+
+    /// What this function makes of the record; `None` when the supervisor has ended.
+    pub(crate) async fn look<T: Send + 'static>(
+        &self,
+        function: impl FnOnce(&VmRecord) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(ToVm::Look(Box::new(move |record| {
+            // Whoever asked may have gone.
+            let _ = sender.send(function(record));
+        })));
+        receiver.await.ok()
+    }
+}
+
+/// A handle whose holder owns the supervisor: dropped, the supervisor is told to stop.
+pub(crate) struct OwnedVm(VmHandle);
+
+impl OwnedVm {
+    pub(crate) fn handle(&self) -> &VmHandle {
+        &self.0
+    }
+}
+
+impl Drop for OwnedVm {
+    fn drop(&mut self) {
+        self.0.send(ToVm::Halt);
+    }
+}
+
+/// Starts the supervisor of a record on an arbiter. If the arbiter dies before it runs, the link tells so.
+pub(crate) fn spawn_vm(arbiter: &arbiters::ArbiterRef, term: Arc<ShardTerm>, record: VmRecord, link: VmLink) -> OwnedVm {
+    let address = supervisor::VmSupervisor::start_in_arbiter(arbiter.handle(), move |_| {
+        supervisor::VmSupervisor::new(term, record, link)
+    });
+    OwnedVm(VmHandle(address))
+}

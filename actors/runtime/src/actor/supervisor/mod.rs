@@ -1,0 +1,368 @@
+//! The supervisor of one VM: owns its record, and is the only one that calls `step()`.
+//!
+//! ```text
+//! Input ─► step ─ changed ─► commit (later messages wait) ─► reply ─► outbox ─► workers, timer, poller
+//!           │ unchanged: reply at once
+//!           └ busy: held until events are published
+//! ```
+//!
+//! Persist, then acknowledge, then act: nothing is answered, published or performed before the commit. It never waits
+//! for a worker: they answer by a message, which is an input like any other.
+
+mod children;
+mod commit;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
+use reeve_lifecycle::policy::POLICY_KEY;
+use reeve_lifecycle::record::{Health, Hold, Presence};
+use reeve_lifecycle::{EffectKey, Ignored, ProbeVerdict, Step, Verdict, VmInput, VmRecord, recover, step};
+use reeve_protocol::Timestamp;
+use reeve_protocol::command::{Refusal, RefusalCode};
+use reeve_protocol::event::Child;
+use reeve_protocol::observation::VmFacts;
+
+use self::children::Children;
+use self::commit::{Committed, commit, write_of};
+use super::{End, Envelope, InputReply, ShardTerm, ToVm, VmHandle, VmLink};
+
+/// How many inputs wait for the outbox to have room. Past it senders are told to come again.
+const MAX_HELD: usize = 64;
+/// How many times one input is decided again because the store held another record.
+const MAX_REDECIDED: u32 = 5;
+
+/// The supervisor.
+pub(super) struct VmSupervisor {
+    term: Arc<ShardTerm>,
+    record: VmRecord,
+    since: Timestamp,
+    /// Effects that are being performed, by which child.
+    running: Vec<(EffectKey, Child)>,
+    /// Inputs that wait until events are published.
+    held: VecDeque<Box<Envelope>>,
+    /// The policy that the VM's metadata last named.
+    wanted: Option<Box<str>>,
+    /// The publisher knows that events wait here.
+    announced: bool,
+    children: Children,
+    link: VmLink,
+}
+
+impl VmSupervisor {
+    pub(super) fn new(term: Arc<ShardTerm>, record: VmRecord, link: VmLink) -> Self {
+        let since = term.shared.clock.now();
+        let supervisor = Self {
+            term,
+            record,
+            since,
+            running: Vec::new(),
+            held: VecDeque::new(),
+            wanted: None,
+            announced: false,
+            children: Children::default(),
+            link,
+        };
+        supervisor.count_outbox(0);
+        supervisor
+    }
+
+    fn count_outbox(&self, before: usize) {
+        let change = self.record.outbox.len().cast_signed() - before.cast_signed();
+        self.term.shared.counters.outbox.fetch_add(change as i64, Ordering::Relaxed);
+    }
+
+    fn is_stored(&self) -> bool {
+        self.record.presence != Presence::Unseen
+    }
+
+    fn end(&mut self, end: End, ctx: &mut Context<Self>) {
+        self.link.ending(end);
+        ctx.terminate();
+    }
+
+    /// Decides this after the messages that wait already.
+    fn input_later(&self, input: VmInput, ctx: &Context<Self>) {
+        ctx.address().do_send(ToVm::Input(Box::new(Envelope { input, reply: None })));
+    }
+
+    /// Takes an input.
+    fn take(&mut self, envelope: Box<Envelope>, ctx: &mut Context<Self>) {
+        if self.says_nothing(&envelope.input) {
+            return answer(*envelope, InputReply::Verdict(Verdict::Ignored(Ignored::Nothing)));
+        }
+        if matches!(envelope.input, VmInput::Tick) && self.must_doubt() {
+            self.input_later(VmInput::HoldRaised(Hold::ClockUntrusted), ctx);
+            self.input_later(VmInput::Tick, ctx);
+            return;
+        }
+        if let Some(assigned) = self.policy_named(&envelope.input) {
+            self.input_later(assigned, ctx);
+        }
+        // What waits already goes first; what frees the way, and what comes again by itself, does not wait.
+        let waits = !self.held.is_empty()
+            && matches!(envelope.input, VmInput::Notified(_) | VmInput::Commanded { .. } | VmInput::Introduced { .. });
+        if waits {
+            return self.hold(envelope);
+        }
+        self.decide(envelope, 0, ctx);
+    }
+
+    /// A transition is stored, a sign of life is not; a hold that stands needs no second.
+    fn says_nothing(&self, input: &VmInput) -> bool {
+        match input {
+            VmInput::Probed { verdict: ProbeVerdict::Up, .. } => self.record.health == Health::Up,
+            VmInput::Probed { verdict: ProbeVerdict::Down { .. } | ProbeVerdict::Inconclusive { .. }, .. } => false,
+            VmInput::HoldRaised(hold) => self.record.holds.contains(hold) || !self.is_stored(),
+            VmInput::HoldLifted(hold) => !self.record.holds.contains(hold),
+            VmInput::Notified(_)
+            | VmInput::Listed { .. }
+            | VmInput::Missing { .. }
+            | VmInput::Commanded { .. }
+            | VmInput::EffectDone { .. }
+            | VmInput::Published { .. }
+            | VmInput::PolicyAssigned { .. }
+            | VmInput::ChildExhausted(_)
+            | VmInput::ChildRecovered(_)
+            | VmInput::Introduced { .. }
+            | VmInput::Tick => false,
+        }
+    }
+
+    /// Whether the clock is in doubt and the record does not know yet.
+    fn must_doubt(&self) -> bool {
+        let (_, trusted) = self.term.shared.trust.read();
+        !trusted && self.is_stored() && !self.record.holds.contains(&Hold::ClockUntrusted)
+    }
+
+    /// The policy that the VM's metadata names, if it names another than before. What it named when this supervisor
+    /// first heard of it counts as known: a policy given by command must not fall back at the next listing.
+    fn policy_named(&mut self, input: &VmInput) -> Option<VmInput> {
+        let facts: &VmFacts = match input {
+            VmInput::Listed { facts, .. } | VmInput::Introduced { facts, .. } => facts,
+            VmInput::Notified(notification) => &notification.facts,
+            VmInput::Missing { .. }
+            | VmInput::Probed { .. }
+            | VmInput::Commanded { .. }
+            | VmInput::EffectDone { .. }
+            | VmInput::Published { .. }
+            | VmInput::PolicyAssigned { .. }
+            | VmInput::HoldRaised(_)
+            | VmInput::HoldLifted(_)
+            | VmInput::ChildExhausted(_)
+            | VmInput::ChildRecovered(_)
+            | VmInput::Tick => return None,
+        };
+        let named = facts.metadata.get(POLICY_KEY)?;
+        if self.wanted.as_deref() == Some(named.as_str()) {
+            return None;
+        }
+        let first = self.wanted.replace(named.as_str().into()).is_none();
+        let resolved = self.term.shared.policies.resolve(facts);
+        let changed = !first && resolved.policy != self.record.policy;
+        (changed || resolved.unknown.is_some())
+            .then_some(VmInput::PolicyAssigned { policy: resolved.policy, unknown: resolved.unknown })
+    }
+
+    /// Steps, and commits what changed. `again` counts how often this input was decided before.
+    fn decide(&mut self, envelope: Box<Envelope>, again: u32, ctx: &mut Context<Self>) {
+        let (now, _) = self.term.shared.trust.read();
+        let step = step(&self.record, envelope.input.clone(), now);
+        if step.verdict == Verdict::Busy {
+            return self.hold(envelope);
+        }
+        if !step.changed && !step.purge {
+            return self.decided(*envelope, step, ctx);
+        }
+        let record = (!step.purge).then_some(&step.record);
+        let write = match write_of(self.record.vm, self.record.generation, record) {
+            Ok(write) => write,
+            Err(error) => {
+                tracing::error!(vm = %self.record.vm, %error, "a record cannot be written; the input is refused");
+                let message = format!("the record of {} cannot be written: {error}", self.record.vm);
+                return answer(*envelope, InputReply::Refused(Refusal::new(RefusalCode::Unavailable, message)));
+            }
+        };
+        let term = Arc::clone(&self.term);
+        let committing = Box::pin(async move { commit(&term, write).await });
+        ctx.wait(committing.into_actor(self).map(move |committed, supervisor, ctx| {
+            supervisor.committed(committed, envelope, step, again, ctx);
+        }));
+    }
+
+    fn committed(
+        &mut self,
+        committed: Committed,
+        envelope: Box<Envelope>,
+        step: Step,
+        again: u32,
+        ctx: &mut Context<Self>,
+    ) {
+        match committed {
+            Committed::Yes => self.decided(*envelope, step, ctx),
+            Committed::Reload(Some(stored)) if again < MAX_REDECIDED => {
+                tracing::warn!(vm = %self.record.vm, "the store holds another record; the input is decided again");
+                let before = self.record.outbox.len();
+                self.record = *stored;
+                self.count_outbox(before);
+                self.decide(envelope, again + 1, ctx);
+            }
+            // The owner starts a new supervisor from what is stored, and the sender sends again.
+            Committed::Reload(_) => self.end(End::Lost, ctx),
+            Committed::Fenced => self.end(End::Fenced, ctx),
+            Committed::Parked(why) => self.end(End::Parked(why), ctx),
+            Committed::GivenUp => self.end(End::Halted, ctx),
+        }
+    }
+
+    /// A decision is committed, or changed nothing: acknowledge, then act.
+    fn decided(&mut self, envelope: Envelope, step: Step, ctx: &mut Context<Self>) {
+        let Step { record, changed, purge, effects, events: _, verdict } = step;
+        let before = changed.then(|| std::mem::replace(&mut self.record, record));
+        if let Some(before) = &before {
+            self.count_outbox(before.outbox.len());
+        }
+        let published = matches!(envelope.input, VmInput::Published { .. });
+        let woken = matches!(envelope.input, VmInput::Tick);
+        answer(envelope, InputReply::Verdict(verdict));
+        if purge {
+            return self.end(End::Purged, ctx);
+        }
+        if !self.is_stored() && self.record.effects.is_empty() {
+            return self.end(End::Idle, ctx);
+        }
+        if published {
+            self.announced = false;
+        }
+        self.announce(ctx);
+        self.dispatch(effects, ctx);
+        self.rest();
+        if changed {
+            self.watch(before.as_ref(), ctx);
+        }
+        if changed || woken {
+            self.arm(ctx);
+        }
+        if published && let Some(first) = self.held.pop_front() {
+            self.decide_held(first, ctx);
+        }
+    }
+
+    /// Decides what waited, in its order; each goes back to the front if there is still no room.
+    fn decide_held(&mut self, first: Box<Envelope>, ctx: &mut Context<Self>) {
+        let rest = std::mem::take(&mut self.held);
+        // The messages keep their order in the mailbox, before anything sent from now on is looked at.
+        for envelope in rest {
+            ctx.address().do_send(ToVm::Input(envelope));
+        }
+        self.decide(first, 0, ctx);
+    }
+
+    fn hold(&mut self, envelope: Box<Envelope>) {
+        match &envelope.input {
+            // The next listing, probe or wake-up says it again.
+            VmInput::Listed { .. } | VmInput::Missing { .. } | VmInput::Probed { .. } | VmInput::Tick => {
+                answer(*envelope, InputReply::Busy);
+            }
+            VmInput::Notified(_)
+            | VmInput::Commanded { .. }
+            | VmInput::EffectDone { .. }
+            | VmInput::Published { .. }
+            | VmInput::PolicyAssigned { .. }
+            | VmInput::HoldRaised(_)
+            | VmInput::HoldLifted(_)
+            | VmInput::ChildExhausted(_)
+            | VmInput::ChildRecovered(_)
+            | VmInput::Introduced { .. } => {
+                if self.held.len() < MAX_HELD {
+                    self.held.push_back(envelope);
+                } else {
+                    answer(*envelope, InputReply::Busy);
+                }
+            }
+        }
+    }
+
+    /// Tells the publisher, once, that events wait.
+    fn announce(&mut self, ctx: &Context<Self>) {
+        if !self.announced && !self.record.outbox.is_empty() {
+            self.announced = true;
+            self.term.shared.unpublished.add(self.record.vm, VmHandle(ctx.address()));
+        }
+    }
+}
+
+fn answer(envelope: Envelope, reply: InputReply) {
+    if let Some(sender) = envelope.reply {
+        // Whoever asked may have gone; the decision stands.
+        let _ = sender.send(reply);
+    }
+}
+
+impl Drop for VmSupervisor {
+    fn drop(&mut self) {
+        let waiting = self.record.outbox.len().cast_signed() as i64;
+        self.term.shared.counters.outbox.fetch_sub(waiting, Ordering::Relaxed);
+    }
+}
+
+impl Actor for VmSupervisor {
+    type Context = Context<Self>;
+
+    /// Goes on where the predecessor ended.
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        if !self.is_stored() {
+            return;
+        }
+        let (now, _) = self.term.shared.trust.read();
+        self.announce(ctx);
+        self.dispatch(recover(&self.record, now), ctx);
+        self.watch(None, ctx);
+        self.arm(ctx);
+        let configured = self.term.shared.policies.get(&self.record.policy.name);
+        if let Some(policy) = configured.filter(|policy| *policy != self.record.policy) {
+            self.input_later(VmInput::PolicyAssigned { policy, unknown: None }, ctx);
+        }
+    }
+}
+
+impl Handler<ToVm> for VmSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, message: ToVm, ctx: &mut Context<Self>) {
+        match message {
+            ToVm::Input(envelope) => self.take(envelope, ctx),
+            ToVm::Absent { cloud, asked_at } => {
+                if self.record.cloud == *cloud && !self.record.is_gone() {
+                    let input = VmInput::Missing { asked_at };
+                    self.take(Box::new(Envelope { input, reply: None }), ctx);
+                }
+            }
+            ToVm::Hold { cloud, hold, begins } => {
+                if cloud.is_none_or(|cloud| self.record.cloud == *cloud) && !self.record.is_gone() {
+                    let input = if begins { VmInput::HoldRaised(hold) } else { VmInput::HoldLifted(hold) };
+                    self.take(Box::new(Envelope { input, reply: None }), ctx);
+                }
+            }
+            ToVm::Rearm => self.rearm(),
+            ToVm::Look(look) => look(&self.record),
+            ToVm::Tree(reply) => {
+                // Whoever asked may have gone.
+                let _ = reply.send(self.tree());
+            }
+            ToVm::Kill(Some(child)) => self.kill_child(child),
+            ToVm::Kill(None) => self.end(End::Killed, ctx),
+            ToVm::Restart(Some(child)) => self.restart_child(child, ctx),
+            ToVm::Restart(None) => self.end(End::Restart, ctx),
+            ToVm::Halt => self.end(End::Halted, ctx),
+            ToVm::Performed { key, outcome } => {
+                self.running.retain(|(running, _)| *running != key);
+                let input = VmInput::EffectDone { key, outcome };
+                self.take(Box::new(Envelope { input, reply: None }), ctx);
+            }
+            ToVm::ChildDown { child, incarnation } => self.child_down(child, incarnation, ctx),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The way to the owner of a VM. Inputs are posted in the order of the calls, so the order per VM is kept.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ractor::ActorRef;
+use reeve_lifecycle::{Verdict, VmInput};
+use reeve_ports::Clock;
+use reeve_protocol::{CloudName, ShardId, VmId};
+use tokio::sync::oneshot;
+
+use super::shard::{Broadcast, Routed, ToShard};
+use crate::actor::InputReply;
+use crate::perform::Introducer;
+
+/// How many times an input is sent that was lost with a supervisor, before it counts as the cause.
+const MAX_TRIES: u32 = 5;
+/// The wait before the second try; it grows fourfold: a supervisor that is restarted soon answers one of them.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+/// The wait while the owner of a shard is being started.
+const OWNER_WAIT: Duration = Duration::from_millis(200);
+/// The wait while a VM takes nothing because too much of it is unpublished.
+const BUSY_WAIT: Duration = Duration::from_secs(1);
+
+/// Ways to the owners of the shards of this node.
+pub(crate) struct Router {
+    shards: u16,
+    owners: RwLock<Vec<Option<ActorRef<ToShard>>>>,
+    clock: Arc<dyn Clock>,
+}
+
+/// An input to a VM.
+#[derive(Debug, Clone)]
+pub(crate) struct Sending {
+    pub(crate) vm: VmId,
+    pub(crate) cloud: Option<CloudName>,
+    pub(crate) input: VmInput,
+}
+
+/// An input that was posted and whose answer is awaited.
+pub(crate) struct Posted {
+    sending: Sending,
+    answer: Option<oneshot::Receiver<InputReply>>,
+}
+
+/// What came of an input.
+#[derive(Debug)]
+pub(crate) enum Delivered {
+    /// It was taken.
+    Verdict(Verdict),
+    /// The VM cannot take it.
+    Refused(reeve_protocol::command::Refusal),
+    /// Its supervisor ended each time that it was sent.
+    Poison,
+}
+
+impl Router {
+    pub(crate) fn new(shards: u16, clock: Arc<dyn Clock>) -> Self {
+        Self { shards, owners: RwLock::new(vec![None; usize::from(shards)]), clock }
+    }
+
+    pub(crate) fn shard_of(&self, vm: VmId) -> ShardId {
+        ShardId::of(vm, self.shards)
+    }
+
+    /// The owner of a shard has been started.
+    pub(crate) fn register(&self, shard: ShardId, owner: ActorRef<ToShard>) {
+        self.owners.write().unwrap_or_else(PoisonError::into_inner)[usize::from(shard.0)] = Some(owner);
+    }
+
+    pub(crate) fn owner(&self, shard: ShardId) -> Option<ActorRef<ToShard>> {
+        self.owners.read().unwrap_or_else(PoisonError::into_inner)[usize::from(shard.0)].clone()
+    }
+
+    fn owners(&self) -> Vec<ActorRef<ToShard>> {
+        self.owners.read().unwrap_or_else(PoisonError::into_inner).iter().flatten().cloned().collect()
+    }
+
+    /// Tells every VM of this node.
+    pub(crate) fn broadcast(&self, broadcast: &Broadcast) {
+        for owner in self.owners() {
+            // An owner that is being restarted tells its VMs what it is told when it registers.
+            let _ = owner.send_message(ToShard::Broadcast(broadcast.clone()));
+        }
+    }
+
+    /// Posts an input; [`Router::answer`] awaits what comes of it.
+    pub(crate) fn post(&self, sending: Sending) -> Posted {
+        let answer = self.try_post(&sending);
+        Posted { sending, answer }
+    }
+
+    fn try_post(&self, sending: &Sending) -> Option<oneshot::Receiver<InputReply>> {
+        let owner = self.owner(self.shard_of(sending.vm))?;
+        let (sender, receiver) = oneshot::channel();
+        let Sending { vm, cloud, input } = sending.clone();
+        let routed = Routed { vm, cloud, input, reply: Some(sender) };
+        owner.send_message(ToShard::Route(Box::new(routed))).is_ok().then_some(receiver)
+    }
+
+    /// What came of a posted input. Waits as long as the store is away or the VM is busy; sends again what was lost
+    /// with a supervisor.
+    pub(crate) async fn answer(&self, posted: Posted) -> Delivered {
+        let Posted { sending, mut answer } = posted;
+        let mut tries = 1;
+        let mut wait = FIRST_WAIT;
+        loop {
+            let pause = match answer {
+                None => OWNER_WAIT,
+                Some(receiver) => match receiver.await {
+                    Ok(InputReply::Verdict(Verdict::Busy) | InputReply::Busy) => BUSY_WAIT,
+                    Ok(InputReply::Verdict(verdict)) => return Delivered::Verdict(verdict),
+                    Ok(InputReply::Refused(refusal)) => return Delivered::Refused(refusal),
+                    Err(_) if tries >= MAX_TRIES => return Delivered::Poison,
+                    Err(_) => {
+                        tries += 1;
+                        wait *= 4;
+                        wait / 4
+                    }
+                },
+            };
+            self.clock.sleep(pause).await;
+            answer = self.try_post(&sending);
+        }
+    }
+
+    /// Posts an input and awaits what comes of it.
+    pub(crate) async fn deliver(&self, sending: Sending) -> Delivered {
+        let posted = self.post(sending);
+        self.answer(posted).await
+    }
+}
+
+#[async_trait]
+impl Introducer for Router {
+    async fn introduce(&self, vm: VmId, cloud: &CloudName, input: VmInput) -> Result<(), String> {
+        match self.deliver(Sending { vm, cloud: Some(cloud.clone()), input }).await {
+            // A duplicate or something that is over says as well that there is nothing left to tell.
+            Delivered::Verdict(Verdict::Accepted(_) | Verdict::Ignored(_)) => Ok(()),
+            Delivered::Verdict(Verdict::Denied(answer)) => Err(format!("the new VM refused: {answer:?}")),
+            Delivered::Verdict(Verdict::Busy) => Err("the new VM is busy".to_owned()),
+            Delivered::Refused(refusal) => Err(refusal.message),
+            Delivered::Poison => Err("the new VM's supervisor ended each time".to_owned()),
+        }
+    }
+}

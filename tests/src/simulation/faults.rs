@@ -1,0 +1,122 @@
+//! Which call of which port fails, and how.
+//!
+//! Every call of every port is counted here, the store's and the bus's too, so that a run can be repeated with a fault
+//! at its first call, at its second, and so on to its last.
+
+use std::sync::{Arc, Mutex};
+
+use reeve_drivers::cloud::sim::FaultKind;
+use reeve_protocol::Span;
+
+use super::chance::Chance;
+
+/// What goes wrong at a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// Fails without effect; the same again may work.
+    Unavailable,
+    /// Refused without effect.
+    Refused,
+    /// Over quota.
+    Quota,
+    /// No answer, no effect.
+    LostBefore,
+    /// Had its effect, no answer.
+    LostAfter,
+    /// Answers late.
+    Slow,
+    /// Never answers.
+    Hang,
+    /// The snapshot fails.
+    FailedSnapshot,
+    /// The snapshot holds half.
+    HalfSnapshot,
+    /// The content breaks off.
+    BrokenStream,
+}
+
+/// Every trouble there is.
+pub const TROUBLES: [Trouble; 10] = [
+    Trouble::Unavailable,
+    Trouble::Refused,
+    Trouble::Quota,
+    Trouble::LostBefore,
+    Trouble::LostAfter,
+    Trouble::Slow,
+    Trouble::Hang,
+    Trouble::FailedSnapshot,
+    Trouble::HalfSnapshot,
+    Trouble::BrokenStream,
+];
+
+impl Trouble {
+    /// The same in the words of the simulated cloud.
+    pub(super) const fn in_cloud(self) -> FaultKind {
+        match self {
+            Self::Unavailable => FaultKind::Error,
+            Self::Refused => FaultKind::Refused,
+            Self::Quota => FaultKind::Quota,
+            Self::LostBefore => FaultKind::TimeoutBefore,
+            Self::LostAfter => FaultKind::TimeoutAfter,
+            Self::Slow => FaultKind::Slow(Span::from_secs(20)),
+            Self::Hang => FaultKind::Hang,
+            Self::FailedSnapshot => FaultKind::FailedSnapshot,
+            Self::HalfSnapshot => FaultKind::TruncatedSnapshot,
+            Self::BrokenStream => FaultKind::BrokenStream,
+        }
+    }
+}
+
+/// When faults happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Faults {
+    /// Never.
+    None,
+    /// At this call of the run, counted from 1.
+    At(u64, Trouble),
+    /// At so many of 1,000 calls.
+    Random(u64),
+}
+
+#[derive(Debug)]
+struct State {
+    faults: Faults,
+    chance: Chance,
+    calls: u64,
+    over: bool,
+}
+
+/// Decides for every call of a run.
+#[derive(Debug, Clone)]
+pub(super) struct FaultPlan(Arc<Mutex<State>>);
+
+impl FaultPlan {
+    pub(super) fn new(faults: Faults, seed: u64) -> Self {
+        let chance = Chance::new(seed, "faults");
+        Self(Arc::new(Mutex::new(State { faults, chance, calls: 0, over: false })))
+    }
+
+    /// Counts a call, and says what goes wrong with it.
+    pub(super) fn next(&self) -> Option<Trouble> {
+        let mut state = self.0.lock().expect("nothing panics while the plan is locked");
+        state.calls += 1;
+        if state.over {
+            return None;
+        }
+        match state.faults {
+            Faults::None => None,
+            Faults::At(call, trouble) => (call == state.calls).then_some(trouble),
+            Faults::Random(share) => state.chance.per_mille(share).then(|| *state.chance.pick(&TROUBLES)),
+        }
+    }
+
+    /// How many calls there were.
+    pub(super) fn calls(&self) -> u64 {
+        self.0.lock().expect("nothing panics while the plan is locked").calls
+    }
+
+    /// From now on nothing goes wrong.
+    pub(super) fn end(&self) {
+        self.0.lock().expect("nothing panics while the plan is locked").over = true;
+    }
+}
