@@ -1,6 +1,6 @@
 //! Bounds on foreign JSON, checked on the bytes before anything is parsed.
 
-/// The deepest nesting of arrays and objects that is parsed. Nova's own notifications reach 12.
+/// The deepest nesting of arrays and objects that is parsed. Nova's deepest (a request specification) has 14 levels.
 pub const MAX_DEPTH: usize = 64;
 
 /// Which bound was passed.
@@ -37,6 +37,16 @@ pub fn check_bounds(body: &[u8], most: usize) -> Result<&str, BoundsError> {
         return Err(BoundsError::Size { found: body.len(), most });
     }
     let text = std::str::from_utf8(body).map_err(|error| BoundsError::NotUtf8 { at: error.valid_up_to() })?;
+    match too_deep_at(text) {
+        None => Ok(text),
+        Some(at) => Err(BoundsError::Depth { at }),
+    }
+}
+
+/// Where a JSON text opens more than [`MAX_DEPTH`] levels, if it does. Counts brackets outside strings; whether they
+/// match is the parser's business.
+#[must_use]
+pub fn too_deep_at(text: &str) -> Option<usize> {
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
     for (at, byte) in text.bytes().enumerate() {
         if in_string {
@@ -53,14 +63,14 @@ pub fn check_bounds(body: &[u8], most: usize) -> Result<&str, BoundsError> {
             b'{' | b'[' => {
                 depth += 1;
                 if depth > MAX_DEPTH {
-                    return Err(BoundsError::Depth { at });
+                    return Some(at);
                 }
             }
             b'}' | b']' => depth = depth.saturating_sub(1),
             _ => {}
         }
     }
-    Ok(text)
+    None
 }
 
 #[cfg(test)]

@@ -9,15 +9,15 @@ use std::io::Read;
 use flate2::read::ZlibDecoder;
 
 use super::error::{DecodeError, Part};
+use crate::bounds::too_deep_at;
+#[cfg(doc)]
+use crate::bounds::MAX_DEPTH;
 
 /// The most bytes that a body may have as it arrives, 4 MiB.
 pub const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 
 /// The most bytes that a compressed body may inflate to, 16 MiB.
 pub const MAX_INFLATED_BYTES: usize = 16 * 1024 * 1024;
-
-/// The deepest nesting that is parsed. Nova's deepest (a request specification) has 14 levels.
-pub const MAX_DEPTH: usize = 64;
 
 /// First byte of the zlib streams that kombu writes: deflate with a window of 32 KiB. No JSON text starts with it.
 const ZLIB_FIRST_BYTE: u8 = 0x78;
@@ -68,40 +68,18 @@ pub(super) fn utf8(body: &[u8]) -> Result<&str, DecodeError> {
     std::str::from_utf8(body).map_err(|error| DecodeError::NotUtf8 { at: error.valid_up_to() })
 }
 
-/// Refuses text that opens more than [`MAX_DEPTH`] levels. Counts brackets outside strings; whether they match is the
-/// parser's business.
+/// Refuses text that opens more than [`MAX_DEPTH`] levels.
 pub(super) fn check_depth(part: Part, text: &str) -> Result<(), DecodeError> {
-    let mut depth = 0_usize;
-    let mut in_string = false;
-    let mut escaped = false;
-    for (at, byte) in text.bytes().enumerate() {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
-        match byte {
-            b'"' => in_string = true,
-            b'{' | b'[' => {
-                depth += 1;
-                if depth > MAX_DEPTH {
-                    return Err(DecodeError::TooDeep { part, at });
-                }
-            }
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
+    match too_deep_at(text) {
+        None => Ok(()),
+        Some(at) => Err(DecodeError::TooDeep { part, at }),
     }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bounds::MAX_DEPTH;
 
     #[test]
     fn brackets_in_strings_do_not_count() {

@@ -6,7 +6,8 @@
 
 use std::fmt;
 
-use super::body::{MAX_BODY_BYTES, MAX_DEPTH, MAX_INFLATED_BYTES};
+use super::body::{MAX_BODY_BYTES, MAX_INFLATED_BYTES};
+use crate::bounds::MAX_DEPTH;
 
 /// Which part of a message a failure is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

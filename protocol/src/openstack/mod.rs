@@ -23,7 +23,7 @@ mod vm;
 
 use serde::Serialize;
 
-pub use self::body::{MAX_BODY_BYTES, MAX_DEPTH, MAX_INFLATED_BYTES};
+pub use self::body::{MAX_BODY_BYTES, MAX_INFLATED_BYTES};
 pub use self::describe::{Line, MAX_DOCUMENT_BYTES, describe, documents};
 pub use self::error::{DecodeError, Kind, Part};
 pub use self::fault::MAX_FAULT_BYTES;
