@@ -1,7 +1,7 @@
 //! The life of a node's process, from its configuration to its exit.
 //!
 //! ```text
-//! log ─► data folder ─► socket (one process only) ─► node ─► READY ─┬─► signal ─► STOPPING ─► RPC drained ─► node
+//! log ─► umask, data folder ─► socket (one process only) ─► node ─► READY ─┬─► signal ─► STOPPING ─► RPC drained ─► node
 //!                                                                   └─ watchdog              stopped ─► store closed
 //! ```
 //!
@@ -49,11 +49,13 @@ pub fn run(config: &Config, after: AfterStart) -> anyhow::Result<()> {
     // Two providers are linked into some builds of rustls: one must be chosen before the first connection.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     logging::start(&config.log)?;
+    // Records, backups and locks are nobody else's business, wherever the folders are.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     make_private(&config.node.data_dir)?;
     if let Some(folder) = config.rpc.socket.parent() {
         make_folder(folder)?;
     }
-    tokio::runtime::Runtime::new()?.block_on(serve(config.clone(), after))
+    reeve_runtime::run_system(|| serve(config.clone(), after))
 }
 
 async fn serve(config: Config, after: AfterStart) -> anyhow::Result<()> {
@@ -71,15 +73,19 @@ async fn serve(config: Config, after: AfterStart) -> anyhow::Result<()> {
     let rpc = tokio::spawn(server.serve(Arc::clone(&service), async {
         let _ = hung_up.await;
     }));
-    tell_systemd(&[NotifyState::Ready]);
-    tracing::info!(node = %config.node.id, socket = %config.rpc.socket.display(), "running");
-    say(&after.greeting);
     let watchdog = tokio::spawn(watchdog(service));
-    if let Some((cloud, messages)) = after.replay {
-        tokio::spawn(replay(running.bus(), cloud, messages));
-    }
-
-    let name = stop.next().await;
+    let name = tokio::select! {
+        name = stop.next() => name,
+        () = running.ready() => {
+            tell_systemd(&[NotifyState::Ready]);
+            tracing::info!(node = %config.node.id, socket = %config.rpc.socket.display(), "running");
+            say(&after.greeting);
+            if let Some((cloud, messages)) = after.replay {
+                tokio::spawn(replay(running.bus(), cloud, messages));
+            }
+            stop.next().await
+        }
+    };
     tracing::info!(signal = name, "stopping");
     tell_systemd(&[NotifyState::Stopping]);
     let last_resort = LastResort::arm(stop);

@@ -7,5 +7,7 @@ pub mod assemble;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod demo;
+mod intake;
 pub mod logging;
 pub mod replay;

@@ -152,7 +152,8 @@ impl Vault for OpendalVault {
         let mut bytes = 0;
         for listed in &manifest.objects {
             let at = place::object(path, &listed.name);
-            let damaged = |what: String| Ok(Verification::Damaged { what: format!("{}: {what}", self.place.show(&at)) });
+            let damaged =
+                |what: String| Ok(Verification::Damaged { what: format!("{}: {what}", self.place.show(&at)) });
             let found = match object::digest(&self.place, &at).await {
                 Ok(found) => found,
                 Err(VaultError::NotFound(_)) => return damaged("missing".to_owned()),
@@ -166,7 +167,11 @@ impl Vault for OpendalVault {
         Ok(Verification::Equal { bytes })
     }
 
-    async fn read(&self, path: &BackupPath, name: &str) -> Result<BoxStream<'static, std::io::Result<Bytes>>, VaultError> {
+    async fn read(
+        &self,
+        path: &BackupPath,
+        name: &str,
+    ) -> Result<BoxStream<'static, std::io::Result<Bytes>>, VaultError> {
         let manifest = self.manifest(path).await?;
         let at = place::object(path, name);
         let shown = self.place.show(&at);

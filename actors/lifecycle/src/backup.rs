@@ -103,7 +103,12 @@ pub(crate) fn effect_done(d: &mut Draft, run: &mut BackupRun, key: EffectKey, ou
             let again = *again;
             return verified(d, run, bytes, again);
         }
-        (BackupStep::Verify { .. }, Done::Damaged { what }) => return fail(d, run, format!("damaged: {what}")),
+        (BackupStep::Verify { again }, Done::Damaged { what }) => {
+            if *again && let Some(entry) = d.rec.backups.iter_mut().find(|entry| entry.id == run.id) {
+                entry.state = BackupState::Damaged;
+            }
+            return fail(d, run, format!("damaged: {what}"));
+        }
         (_, done) => return fail(d, run, format!("the worker answered with {done:?}")),
     }
     next(d, run);
@@ -148,12 +153,11 @@ fn fail(d: &mut Draft, run: &BackupRun, reason: String) -> Progress {
 /// Gives a backup up: whatever there is of it goes, in the background.
 pub(crate) fn discard(d: &mut Draft, run: &BackupRun) {
     d.forget(run.waits_for);
-    let again = run.step == (BackupStep::Verify { again: true });
-    let Some(entry) = d.rec.backups.iter_mut().find(|entry| entry.id == run.id) else { return };
-    if again {
-        entry.state = BackupState::Damaged;
+    if run.step == (BackupStep::Verify { again: true }) {
+        // A finished backup that could not be read this time may be as good as it was.
         return;
     }
+    let Some(entry) = d.rec.backups.iter_mut().find(|entry| entry.id == run.id) else { return };
     entry.state = BackupState::Failed;
     d.issue(Effect::DropSnapshots { backup: run.id, snapshots: run.snapshots.clone() });
     d.issue(Effect::DeleteBackup { backup: run.id });

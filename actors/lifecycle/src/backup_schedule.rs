@@ -11,7 +11,7 @@ use crate::draft::{Draft, backoff};
 use crate::input::Reason;
 use crate::lease_commands::{owner_of_living, untouched};
 use crate::operation::{BackupRun, BackupStep, Operation};
-use crate::record::{BackupState, Health, MAX_BACKUPS, Presence, VmRecord};
+use crate::record::{BackupState, Health, MAX_BACKUPS, MAX_EFFECTS, Presence, VmRecord};
 
 /// Where this VM's runs lie within the window.
 fn offset(record: &VmRecord) -> i64 {
@@ -38,6 +38,7 @@ pub(crate) fn refresh(d: &mut Draft) {
     if !living || d.rec.policy.terms.backup.every.is_zero() {
         d.rec.schedule.next_at = None;
         d.rec.schedule.due_at = None;
+        d.rec.schedule.window_from = None;
         d.rec.schedule.retry_at = None;
     } else if d.rec.schedule.next_at.is_none() {
         d.rec.schedule.next_at = next_slot(&d.rec, d.now);
@@ -49,16 +50,28 @@ fn can_run(record: &VmRecord) -> bool {
         && record.facts.task.is_none()
         && record.holds.is_empty()
         && !matches!(record.health, Health::Down { .. })
-        && record.backups.len() < MAX_BACKUPS
         && matches!(
             record.facts.state,
             VmState::Active | VmState::Stopped | VmState::Paused | VmState::Suspended | VmState::Resized
         )
 }
 
+/// Whether the record has no room for another backup, or for what it leaves to be done in the background.
+pub(crate) fn is_full(record: &VmRecord) -> bool {
+    record.backups.len() >= MAX_BACKUPS || record.effects.len() >= MAX_EFFECTS
+}
+
 /// Begins a backup if one is due; says whether it did.
 pub(crate) fn begin_if_due(d: &mut Draft) -> bool {
     if !can_run(&d.rec) {
+        return false;
+    }
+    if is_full(&d.rec) {
+        let schedule = &d.rec.schedule;
+        if schedule.manual || schedule.retry_at.or(schedule.next_at).is_some_and(|at| at <= d.now) {
+            let counts = (d.rec.backups.len(), d.rec.effects.len());
+            d.alert(Alert::BackupFailed, format!("{} backups and {} tasks are too many for another", counts.0, counts.1));
+        }
         return false;
     }
     if d.rec.schedule.manual {
@@ -75,6 +88,9 @@ pub(crate) fn begin_if_due(d: &mut Draft) -> bool {
     if late && retry.is_none() {
         d.emit(EventKind::BackupMissed { due_at });
     }
+    if retry.is_none() {
+        d.rec.schedule.window_from = Some(if late { d.now } else { due_at });
+    }
     d.rec.schedule.due_at = Some(due_at);
     d.rec.schedule.retry_at = None;
     let run = backup::begin(d, BackupPurpose::Scheduled, late);
@@ -84,6 +100,7 @@ pub(crate) fn begin_if_due(d: &mut Draft) -> bool {
 
 fn settle_slot(d: &mut Draft) {
     d.rec.schedule.due_at = None;
+    d.rec.schedule.window_from = None;
     d.rec.schedule.retry_at = None;
     d.rec.schedule.failures = 0;
     // One catch-up run covers every slot that passed.
@@ -92,18 +109,20 @@ fn settle_slot(d: &mut Draft) {
 
 /// A backup of the backup operation is verified.
 pub(crate) fn succeeded(d: &mut Draft, run: &BackupRun) {
-    if run.step != (BackupStep::Verify { again: true }) {
-        d.clear(Alert::BackupFailed);
-        if run.purpose == BackupPurpose::Scheduled {
-            settle_slot(d);
-        }
+    d.clear(Alert::BackupFailed);
+    if run.step != (BackupStep::Verify { again: true }) && run.purpose == BackupPurpose::Scheduled {
+        settle_slot(d);
     }
 }
 
 /// A backup of the backup operation failed: it is tried again within its window, then given up and a human told.
 pub(crate) fn failed(d: &mut Draft, run: &BackupRun, reason: String) {
     if run.step == (BackupStep::Verify { again: true }) {
-        d.alert(Alert::BackupDamaged, format!("backup {} is damaged: {reason}", run.id));
+        if d.rec.backup(run.id).is_some_and(|entry| entry.state == BackupState::Damaged) {
+            d.alert(Alert::BackupDamaged, format!("backup {} is damaged: {reason}", run.id));
+        } else {
+            d.alert(Alert::BackupFailed, format!("backup {} could not be read back: {reason}", run.id));
+        }
         return;
     }
     if run.purpose == BackupPurpose::Scheduled
@@ -111,8 +130,8 @@ pub(crate) fn failed(d: &mut Draft, run: &BackupRun, reason: String) {
     {
         d.rec.schedule.failures += 1;
         let retry_at = d.now + backoff(d.rec.schedule.failures + 3, run.id.uuid().as_u64_pair().0);
-        // A late run has a window of its own, from now on.
-        let from = d.rec.backup(run.id).map_or(due_at, |entry| entry.at.max(due_at));
+        // A late run has a window of its own, from its first attempt on.
+        let from = d.rec.schedule.window_from.unwrap_or(due_at);
         if d.rec.schedule.failures < 8 && retry_at.since(from) < d.rec.policy.terms.backup.window.duration() {
             d.rec.schedule.retry_at = Some(retry_at);
             return;
@@ -125,7 +144,7 @@ pub(crate) fn failed(d: &mut Draft, run: &BackupRun, reason: String) {
 
 /// When a backup is due.
 pub(crate) fn deadline(record: &VmRecord) -> Option<(Timestamp, Reason)> {
-    if record.operation.is_some() || !can_run(record) {
+    if record.operation.is_some() || !can_run(record) || is_full(record) {
         return None;
     }
     let schedule = &record.schedule;

@@ -42,6 +42,8 @@ fn dispatch(d: &mut Draft, command: Command, policy: Option<NamedPolicy>) -> Ans
         CommandKind::VmDelete { backup } => lease_commands::delete(d, by, backup),
         CommandKind::VmRevive { backup, name } => revive::begin(d, by, backup, name),
         CommandKind::VmMaintenance(switch) => {
+            // An owner who could hold the end would have a lease without one.
+            lease_commands::operator_only(by)?;
             lease_commands::owner_of_living(d, by)?;
             lease::set_hold(d, Hold::Maintenance, switch == Switch::On);
             let message = if switch == Switch::On { "nobody touches the VM" } else { "maintenance is over" };
@@ -58,6 +60,8 @@ fn dispatch(d: &mut Draft, command: Command, policy: Option<NamedPolicy>) -> Ans
         CommandKind::BackupRestore { backup } => action::restore(d, by, backup),
         CommandKind::BackupDelete { backup } => retention::delete(d, by, backup),
         CommandKind::HealthReport { healthy, cause } => {
+            // Whoever may report a VM down may have it rebooted.
+            lease_commands::owner_of_living(d, by)?;
             health::report(d, if healthy { HealthReport::Well } else { HealthReport::Down(cause) })
         }
         CommandKind::RepairRun => repair::run_now(d, by),

@@ -15,8 +15,8 @@ use crate::backup::{self, Progress};
 use crate::draft::Draft;
 use crate::effect::{Done, Effect, EffectKey, Inventory, Outcome};
 use crate::operation::{EndPlan, EndingNext, EndingRun, EndingStep, Operation};
-use crate::record::{BackupState, MAX_BACKUPS, Presence};
-use crate::{backup_schedule, lease, retention};
+use crate::record::{BackupState, VmRecord};
+use crate::{backup_schedule, lease, observe, retention};
 
 /// After so many failures of one step a human is told.
 const ALERT_AFTER: u32 = 3;
@@ -36,9 +36,12 @@ pub(crate) fn begin_if_wanted(d: &mut Draft) -> bool {
         EndPlan::BackupAndDelete if is_off(d.rec.facts.state) => EndingNext::BackUp,
         EndPlan::BackupAndDelete | EndPlan::Stop | EndPlan::Suspend => EndingNext::Halt,
     };
+    // Failures of a scheduled run say nothing about the final one.
+    d.rec.schedule.failures = 0;
     d.rec.operation = Some(Operation::Ending(EndingRun {
         plan: request.plan,
         by: request.by,
+        halted: next == EndingNext::Halt,
         inventory: Inventory::default(),
         backup: None,
         step: EndingStep::Ready(next),
@@ -64,6 +67,21 @@ const fn is_off(state: VmState) -> bool {
         | VmState::Error
         | VmState::Unknown => false,
     }
+}
+
+/// Whether the VM is being ended, or waits for that.
+pub(crate) const fn is_wanted(record: &VmRecord) -> bool {
+    record.end_request.is_some() || matches!(record.operation, Some(Operation::Ending(_)))
+}
+
+/// Whether the VM is being ended because its lease is over, and not because somebody asked for its deletion.
+pub(crate) fn is_by_lease(record: &VmRecord) -> bool {
+    let by = match (&record.end_request, &record.operation) {
+        (Some(request), _) => &request.by,
+        (None, Some(Operation::Ending(run))) => &run.by,
+        (None, _) => return false,
+    };
+    by == lease::BY_LEASE
 }
 
 /// Whether something was asked to be destroyed already.
@@ -94,8 +112,7 @@ pub(crate) fn advance(d: &mut Draft) {
         | EndingStep::ReleaseAddress { .. } => return,
     };
     let mut run = run.clone();
-    // A VM that is gone holds nothing back: only what it leaves behind is cleared away.
-    if !d.rec.is_gone() && lease::held(d) {
+    if lease::held(d) {
         return;
     }
     issue(d, &mut run, next);
@@ -108,8 +125,8 @@ fn issue(d: &mut Draft, run: &mut EndingRun, next: EndingNext) {
             let effect = if run.plan == EndPlan::Suspend { Effect::Suspend } else { Effect::Stop };
             EndingStep::Halt(d.issue(effect))
         }
-        EndingNext::BackUp if d.rec.backups.len() >= MAX_BACKUPS => {
-            d.alert(Alert::EndingStuck, format!("the VM has {MAX_BACKUPS} backups; remove some"));
+        EndingNext::BackUp if backup_schedule::is_full(&d.rec) => {
+            d.alert(Alert::EndingStuck, "the VM has too many backups, or too much to clear up, for another");
             EndingStep::BackUpAgain { at: backup_schedule::final_retry(d, 10), failures: 10 }
         }
         EndingNext::BackUp => EndingStep::BackUp(backup::begin(d, BackupPurpose::Final, false)),
@@ -199,7 +216,7 @@ fn step_done(d: &mut Draft, mut run: EndingRun, done: Done) {
         }
         EndingStep::DeleteServer(_) => {
             if !d.rec.is_gone() {
-                d.rec.presence = Presence::Gone { at: d.now };
+                observe::mark_gone(d, d.now);
             }
             match after_volume(&run, 0) {
                 Some(next) => next,
@@ -251,7 +268,10 @@ fn destroyed(d: &mut Draft) {
 
 /// Gives up an ending that has destroyed nothing.
 pub(crate) fn abandon(d: &mut Draft) {
-    let Some(Operation::Ending(run)) = d.rec.operation.take() else { return };
+    let Some(Operation::Ending(run)) = d.rec.operation.take_if(|known| matches!(known, Operation::Ending(_))) else {
+        return;
+    };
+    d.rec.schedule.failures = 0;
     match run.step {
         EndingStep::BackUp(backup_run) => {
             backup::discard(d, &backup_run);

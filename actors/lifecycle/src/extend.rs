@@ -4,10 +4,10 @@ use reeve_protocol::Span;
 use reeve_protocol::command::{Accepted, Answer, Refusal, RefusalCode, Requester};
 use reeve_protocol::event::{EventKind, LeaseEndReason};
 
-use crate::action;
+use crate::{action, ending, lease};
 use crate::draft::Draft;
 use crate::effect::Notice;
-use crate::lease;
+use crate::lease_commands::untouched;
 use crate::operation::Action;
 use crate::record::{Lease, LeasePhase, Term, VmRecord};
 
@@ -52,8 +52,17 @@ fn check(d: &Draft, by: &Requester, wanted: Option<Span>) -> Result<Span, Refusa
             return conflict("the lease is being ended; an operator may cancel that before anything is deleted");
         }
         Lease::Running { term, .. } => term,
+        Lease::Ended { .. } if ending::is_wanted(&d.rec) => return conflict("the VM is being ended"),
         Lease::Ended { term, reason, .. } => match reason {
-            LeaseEndReason::Stopped | LeaseEndReason::Suspended | LeaseEndReason::Notified => term,
+            // The extension starts the VM again, and must be able to.
+            LeaseEndReason::Stopped | LeaseEndReason::Suspended => {
+                if let Some(operation) = &d.rec.operation {
+                    return conflict(&format!("in the way: {}", operation.name()));
+                }
+                untouched(d)?;
+                term
+            }
+            LeaseEndReason::Notified => term,
             LeaseEndReason::Destroyed | LeaseEndReason::VmGone => return denied("the VM is gone".into()),
         },
         Lease::Parked { .. } => return conflict("the VM is soft-deleted; restore it first"),
@@ -92,19 +101,21 @@ fn amount(d: &Draft, term: &Term, wanted: Option<Span>) -> Result<Span, Refusal>
 
 fn grant(d: &mut Draft, by: &Requester, extension: Span) -> Accepted {
     let now = d.now;
-    let restart = matches!(
-        d.rec.lease,
-        Lease::Ended { reason: LeaseEndReason::Stopped | LeaseEndReason::Suspended, .. }
-    );
+    let restart = match d.rec.lease {
+        Lease::Ended { reason: LeaseEndReason::Stopped, .. } => Some(Action::Start),
+        Lease::Ended { reason: LeaseEndReason::Suspended, .. } => Some(Action::Resume),
+        Lease::None | Lease::Exempt | Lease::Running { .. } | Lease::Parked { .. } | Lease::Ended { .. } => None,
+    };
     let mut term = *d.rec.term().expect("`check` found the terms");
     term.ends_at = term.ends_at.max(now) + extension;
     term.extensions += 1;
     lease::rearm(&mut term, now);
+    d.rec.hold_said = false;
     d.rec.lease = Lease::Running { term, phase: LeasePhase::Active };
     d.emit(EventKind::LeaseExtended { by: by.to_string(), ends_at: term.ends_at, extensions: term.extensions });
     d.tell_owner(Notice::Extended { ends_at: term.ends_at });
-    if restart {
-        action::wake(d, Action::Start, by.to_string());
+    if let Some(action) = restart {
+        action::wake(d, action, by.to_string());
     }
     Accepted {
         vm: d.rec.vm,

@@ -92,6 +92,12 @@ fn answered(d: &mut Draft) {
     let needed = d.rec.policy.terms.health.successes;
     match &mut d.rec.health {
         Health::Up | Health::Paused { .. } => {}
+        // Judged anew after a pause: the episode before it is over.
+        Health::Unknown { .. }
+            if d.rec.alerts.iter().any(|open| matches!(open, Alert::RepairExhausted | Alert::RepairHeld)) =>
+        {
+            recovered(d);
+        }
         Health::Unknown { .. } => d.rec.health = Health::Up,
         Health::Suspect { .. } => recovered(d),
         Health::Down { successes, .. } | Health::NeedsOperator { successes, .. } => {

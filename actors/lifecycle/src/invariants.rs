@@ -133,6 +133,7 @@ pub fn check_step(before: &VmRecord, step: &Step, now: Timestamp) -> Result<(), 
     leases(before, step, now)?;
     if let Some((at, reason)) = next_deadline(after)
         && !matches!(step.verdict, crate::input::Verdict::Busy)
+        && !step.purge
     {
         rule!(at > now, "the deadline {at} ({reason:?}) is not after now, {now}");
     }
@@ -146,7 +147,7 @@ pub fn check_step(before: &VmRecord, step: &Step, now: Timestamp) -> Result<(), 
         rule!(after.effects.contains(pending), "effect {} is issued and not kept", pending.key);
         let touches = pending.effect.is_destructive() && !matches!(pending.effect, Effect::DeleteBackup { .. });
         rule!(
-            !touches || after.holds.is_empty() || after.is_gone(),
+            !touches || after.holds.is_empty(),
             "{:?} is issued while the VM is held by {:?}",
             pending.effect,
             after.holds

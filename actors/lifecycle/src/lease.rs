@@ -12,9 +12,13 @@ use reeve_protocol::{Span, Timestamp};
 use crate::draft::Draft;
 use crate::effect::Notice;
 use crate::input::Reason;
+use crate::ending;
 use crate::operation::EndPlan;
 use crate::policy::{Adopt, LeasePolicy, OnEnd};
 use crate::record::{EndRequest, Hold, Lease, LeasePhase, Presence, Term, VmRecord};
+
+/// Who asks for the end that a lease brings.
+pub(crate) const BY_LEASE: &str = "lease";
 
 /// Begins the lease of a VM that was launched, if it has none yet.
 pub(crate) fn begin_if_launched(d: &mut Draft) {
@@ -23,11 +27,18 @@ pub(crate) fn begin_if_launched(d: &mut Draft) {
     else {
         return;
     };
-    let started_at = match (d.rec.created_seen, d.rec.policy.terms.lease.adopt) {
+    let (started_at, _) = first_term(&d.rec, launched, since);
+    begin(d, started_at, since);
+}
+
+/// When the lease of a VM that was launched and came under care at these times starts and first ends.
+pub(crate) fn first_term(record: &VmRecord, launched: Timestamp, since: Timestamp) -> (Timestamp, Timestamp) {
+    let policy = &record.policy.terms.lease;
+    let started_at = match (record.created_seen, policy.adopt) {
         (true, _) | (false, Adopt::Launch) => launched,
         (false, Adopt::Discovery) => since,
     };
-    begin(d, started_at, since);
+    (started_at, first_end(record.created_seen, policy, started_at, since))
 }
 
 /// Begins a lease that counts from `started_at`, for a VM under care since `since`.
@@ -38,7 +49,9 @@ pub(crate) fn begin(d: &mut Draft, started_at: Timestamp, since: Timestamp) {
     }
     let ends_at = first_end(d.rec.created_seen, &d.rec.policy.terms.lease, started_at, since);
     let term = Term { started_at, ends_at, armed_at: d.now, warned: None, extensions: 0 };
-    d.rec.lease = Lease::Running { term, phase: LeasePhase::Active };
+    // A VM that is being deleted on request before its lease began has one that ends with it.
+    let phase = if ending::is_wanted(&d.rec) { LeasePhase::Ending { since: d.now } } else { LeasePhase::Active };
+    d.rec.lease = Lease::Running { term, phase };
     d.emit(EventKind::LeaseCreated { started_at, ends_at, policy: d.rec.policy.name.clone() });
     d.tell_owner(Notice::LeaseCreated { ends_at });
 }
@@ -54,10 +67,16 @@ pub(crate) fn first_end(created_seen: bool, policy: &LeasePolicy, started_at: Ti
 /// The creation of a VM was heard of after something else about it: its lease counts from its launch after all, unless
 /// somebody has been told or has answered already.
 pub(crate) fn rebase(d: &mut Draft, launched: Timestamp) {
-    let since = match d.rec.presence {
-        Presence::Present { since, .. } | Presence::SoftDeleted { since, .. } => since,
-        Presence::Gone { .. } | Presence::Unseen => launched,
+    let since = match (d.rec.presence, d.rec.term()) {
+        (Presence::Present { since, .. } | Presence::SoftDeleted { since, .. }, _) => since,
+        // A lease that was never extended was armed when the VM came under care.
+        (Presence::Gone { .. } | Presence::Unseen, Some(term)) => term.armed_at,
+        (Presence::Gone { .. } | Presence::Unseen, None) => launched,
     };
+    // A lease that was attached later counts from then, whatever is heard of the creation.
+    if d.rec.term().is_some_and(|term| term.started_at == term.armed_at && term.started_at != since) {
+        return;
+    }
     let ends_at = first_end(true, &d.rec.policy.terms.lease, launched, since);
     match &mut d.rec.lease {
         Lease::Running { term, phase: LeasePhase::Active }
@@ -203,7 +222,7 @@ pub(crate) fn request_end(d: &mut Draft) {
             return;
         }
     };
-    request_plan(d, plan, "lease".to_owned());
+    request_plan(d, plan, BY_LEASE.to_owned());
 }
 
 /// Asks for this end of the VM; a running lease is `ending` from now on.
@@ -246,11 +265,12 @@ pub(crate) fn unpark(d: &mut Draft) {
     if let Lease::Parked { mut term, left } = d.rec.lease {
         term.ends_at = d.now + left.max(min_notice);
         rearm(&mut term, d.now);
-        d.rec.lease = Lease::Running { term, phase: LeasePhase::Active };
+        let exempt = d.rec.policy.terms.exempt;
+        d.rec.lease = if exempt { Lease::Exempt } else { Lease::Running { term, phase: LeasePhase::Active } };
     }
 }
 
-/// A new end: its notices are due anew.
+/// A new end: its notices are due anew. A hold that it meets is said anew too.
 pub(crate) fn rearm(term: &mut Term, now: Timestamp) {
     term.armed_at = now;
     term.warned = None;
@@ -258,6 +278,9 @@ pub(crate) fn rearm(term: &mut Term, now: Timestamp) {
 
 /// Adds or takes away a hold.
 pub(crate) fn set_hold(d: &mut Draft, hold: Hold, on: bool) {
+    if on && d.rec.is_gone() && matches!(hold, Hold::Locked | Hold::Maintenance) {
+        return;
+    }
     match (d.rec.holds.binary_search(&hold), on) {
         (Err(at), true) => d.rec.holds.insert(at, hold),
         (Ok(at), false) => {
@@ -276,9 +299,12 @@ pub(crate) fn deadline(record: &VmRecord) -> Option<(Timestamp, Reason)> {
     let held = !record.holds.is_empty();
     match phase {
         LeasePhase::Active | LeasePhase::Warned => {
-            let warning = next_warning(term, &record.policy.terms.lease).map(|(at, _)| (at, Reason::Warning));
             // A hold is said when the end is due; after that only its lifting counts.
-            let end = (!held || !record.hold_said).then_some((term.ends_at, Reason::LeaseEnd));
+            if held && record.hold_said {
+                return None;
+            }
+            let warning = next_warning(term, &record.policy.terms.lease).map(|(at, _)| (at, Reason::Warning));
+            let end = Some((term.ends_at, Reason::LeaseEnd));
             [warning.filter(|(at, _)| *at < term.ends_at), end].into_iter().flatten().min()
         }
         LeasePhase::Grace { until } => (!held || !record.hold_said).then_some((*until, Reason::GraceOver)),

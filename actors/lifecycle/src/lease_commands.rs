@@ -12,6 +12,9 @@ use crate::policy::{NamedPolicy, OnEnd};
 use crate::record::{Lease, LeasePhase, Presence};
 use crate::{action, ending, lease};
 
+/// How many delegates a VM may have.
+const MAX_DELEGATES: usize = 16;
+
 fn refuse<T>(code: RefusalCode, message: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::new(code, message))
 }
@@ -32,7 +35,7 @@ pub(crate) fn owner_of_living(d: &Draft, by: &Requester) -> Result<(), Refusal> 
     Ok(())
 }
 
-fn operator_only(by: &Requester) -> Result<(), Refusal> {
+pub(crate) fn operator_only(by: &Requester) -> Result<(), Refusal> {
     match by {
         Requester::Operator(_) => Ok(()),
         Requester::User { .. } => refuse(RefusalCode::Denied, "only an operator may"),
@@ -68,8 +71,7 @@ pub(crate) fn end_now(d: &mut Draft, by: &Requester) -> Answer {
 pub(crate) fn delete(d: &mut Draft, by: &Requester, backup: BackupFirst) -> Answer {
     owner_of_living(d, by)?;
     untouched(d)?;
-    let pending = d.rec.end_request.is_some() || matches!(d.rec.operation, Some(Operation::Ending(_)));
-    if pending {
+    if ending::is_wanted(&d.rec) {
         return refuse(RefusalCode::Conflict, "the VM is being ended already");
     }
     let on_end = d.rec.policy.terms.lease.on_end;
@@ -94,19 +96,27 @@ pub(crate) fn cancel_end(d: &mut Draft, by: &Requester) -> Answer {
     if d.rec.is_gone() {
         return refuse(RefusalCode::Conflict, "the VM is gone");
     }
-    let running = match &d.rec.operation {
+    if !ending::is_wanted(&d.rec) {
+        return refuse(RefusalCode::Conflict, "nothing is being ended");
+    }
+    take_back(d, &by.to_string())?;
+    accepted(d, "the end was taken back")
+}
+
+/// Takes back an end that has not begun to delete; the VM runs again if the end halted it.
+fn take_back(d: &mut Draft, by: &str) -> Result<(), Refusal> {
+    let wake = match &d.rec.operation {
         Some(Operation::Ending(run)) if ending::has_begun_to_delete(run) => {
             return refuse(RefusalCode::Conflict, "the deletion has been issued; it cannot be taken back");
         }
-        Some(Operation::Ending(_)) => true,
-        Some(Operation::Backup(_) | Operation::Repair(_) | Operation::Revive(_) | Operation::Action(_)) | None => false,
+        Some(Operation::Ending(run)) => {
+            let wake = if run.plan == EndPlan::Suspend { Action::Resume } else { Action::Start };
+            run.halted.then_some(wake)
+        }
+        Some(Operation::Backup(_) | Operation::Repair(_) | Operation::Revive(_) | Operation::Action(_)) | None => None,
     };
-    if !running && d.rec.end_request.take().is_none() {
-        return refuse(RefusalCode::Conflict, "nothing is being ended");
-    }
-    if running {
-        ending::abandon(d);
-    }
+    d.rec.end_request = None;
+    ending::abandon(d);
     d.clear(Alert::EndingStuck);
     let now = d.now;
     let notice = d.rec.policy.terms.lease.min_notice;
@@ -115,12 +125,13 @@ pub(crate) fn cancel_end(d: &mut Draft, by: &Requester) -> Answer {
         term.ends_at = term.ends_at.max(now + notice);
         lease::rearm(term, now);
         *phase = LeasePhase::Active;
+        d.rec.hold_said = false;
     }
-    d.emit(EventKind::LeaseEndCancelled { by: by.to_string() });
-    if running {
-        action::wake(d, Action::Start, by.to_string());
+    d.emit(EventKind::LeaseEndCancelled { by: by.to_owned() });
+    if let Some(action) = wake {
+        action::wake(d, action, by.to_owned());
     }
-    accepted(d, "the end was taken back")
+    Ok(())
 }
 
 /// `lease.set-policy`: attaches a lease, or puts another policy in charge.
@@ -139,10 +150,15 @@ pub(crate) fn assign_policy(d: &mut Draft, policy: NamedPolicy) {
     if d.rec.policy == policy {
         return;
     }
-    let was_exempt = d.rec.policy.terms.exempt;
-    d.rec.policy = policy;
+    let old = std::mem::replace(&mut d.rec.policy, policy);
+    let was_exempt = old.terms.exempt;
     let terms = d.rec.policy.terms.clone();
     let now = d.now;
+    let is_rescheduled = (old.terms.backup.every, old.terms.backup.window) != (terms.backup.every, terms.backup.window);
+    if is_rescheduled && d.rec.schedule.next_at.is_some_and(|at| at > now) {
+        d.rec.schedule.next_at = None;
+    }
+    spare(d);
     match &mut d.rec.lease {
         Lease::Running { phase: LeasePhase::Ending { .. }, .. } | Lease::Parked { .. } | Lease::Ended { .. } => {}
         Lease::Running { .. } if terms.exempt => d.rec.lease = Lease::Exempt,
@@ -165,6 +181,17 @@ pub(crate) fn assign_policy(d: &mut Draft, policy: NamedPolicy) {
     d.emit(EventKind::LeasePolicyChanged { policy, ends_at });
 }
 
+/// Takes back the end of a lease that the policy no longer wants: there is none by it, or it runs longer.
+fn spare(d: &mut Draft) {
+    let Lease::Running { term, phase: LeasePhase::Ending { .. } } = &d.rec.lease else { return };
+    let terms = &d.rec.policy.terms;
+    let runs_longer = term.started_at + terms.lease.duration > term.ends_at.max(d.now);
+    if (terms.exempt || runs_longer) && ending::is_by_lease(&d.rec) {
+        // Once the deletion has been issued it is too late.
+        let _too_late = take_back(d, "policy").is_err();
+    }
+}
+
 /// Gives a lease that counts from now to a VM that was launched.
 fn attach(d: &mut Draft) {
     if let (Presence::Present { .. }, Some(_)) = (d.rec.presence, d.rec.facts.launched_at) {
@@ -175,19 +202,24 @@ fn attach(d: &mut Draft) {
 /// `lease.exempt`: removes the lease, or gives one again.
 pub(crate) fn exempt(d: &mut Draft, by: &Requester, switch: Switch) -> Answer {
     operator_only(by)?;
+    if d.rec.is_gone() {
+        return refuse(RefusalCode::Conflict, "the VM is gone");
+    }
     match (switch, &d.rec.lease) {
         (Switch::On, Lease::Running { phase: LeasePhase::Ending { .. }, .. }) => {
-            return refuse(RefusalCode::Conflict, "the lease is being ended; cancel that first");
+            take_back(d, &by.to_string())?;
+            d.rec.lease = Lease::Exempt;
         }
-        (Switch::On, Lease::None | Lease::Running { .. }) => d.rec.lease = Lease::Exempt,
+        (Switch::On, Lease::None | Lease::Running { .. } | Lease::Parked { .. } | Lease::Ended { .. }) => {
+            d.rec.lease = Lease::Exempt;
+        }
         (Switch::Off, Lease::Exempt) => {
             d.rec.lease = Lease::None;
             attach(d);
         }
         (Switch::On, Lease::Exempt) => return accepted(d, "the VM is exempt already"),
-        (Switch::Off, Lease::None | Lease::Running { .. }) => return accepted(d, "the VM is not exempt"),
-        (_, Lease::Parked { .. } | Lease::Ended { .. }) => {
-            return refuse(RefusalCode::Conflict, "the lease is parked or over");
+        (Switch::Off, Lease::None | Lease::Running { .. } | Lease::Parked { .. } | Lease::Ended { .. }) => {
+            return accepted(d, "the VM is not exempt");
         }
     }
     let exempt = switch == Switch::On;
@@ -198,6 +230,10 @@ pub(crate) fn exempt(d: &mut Draft, by: &Requester, switch: Switch) -> Answer {
 /// `lease.set-delegates`.
 pub(crate) fn set_delegates(d: &mut Draft, by: &Requester, delegates: &[UserId]) -> Answer {
     owner_of_living(d, by)?;
+    if delegates.len() > MAX_DELEGATES {
+        let message = format!("{} delegates, at most {MAX_DELEGATES} are allowed", delegates.len());
+        return refuse(RefusalCode::Invalid, message);
+    }
     d.rec.delegates = delegates.to_vec();
     accepted(d, format!("{} delegates may extend", delegates.len()))
 }

@@ -37,7 +37,7 @@ pub(crate) fn notified(d: &mut Draft, notification: VmNotification) -> Verdict {
     if !deleted {
         lease::begin_if_launched(d);
     }
-    if change == VmChange::Create && phase == Phase::End && let Some(launched) = launched {
+    if d.rec.created_seen && let Some(launched) = d.rec.facts.launched_at {
         lease::rebase(d, launched);
     }
     if deleted {
@@ -126,6 +126,8 @@ fn discover(d: &mut Draft, facts: &VmFacts) {
 /// Takes the payload if it is newer than what is known; says whether it was.
 fn apply(d: &mut Draft, facts: VmFacts, said: Said) -> bool {
     let known = &mut d.rec.facts;
+    // All that was heard so far told of the VM without describing it.
+    let little_known = known.name.is_empty() && known.created_at.is_none();
     // What never changes is taken from any payload: some tell of a VM without naming it.
     if known.name.is_empty() {
         known.name.clone_from(&facts.name);
@@ -133,7 +135,13 @@ fn apply(d: &mut Draft, facts: VmFacts, said: Said) -> bool {
     known.project = known.project.take().or_else(|| facts.project.clone());
     known.user = known.user.take().or_else(|| facts.user.clone());
     known.created_at = known.created_at.or(facts.created_at);
+    // A rebuild or an unshelving launches again: the first launch counts, whichever is heard of first.
+    known.launched_at = known.launched_at.into_iter().chain(facts.launched_at).min();
     if known.said >= said {
+        if little_known {
+            known.host = facts.host;
+            known.power = facts.power;
+        }
         return false;
     }
     let from = std::mem::replace(&mut known.state, facts.state);
@@ -142,7 +150,6 @@ fn apply(d: &mut Draft, facts: VmFacts, said: Said) -> bool {
         known.name = facts.name;
         known.host = facts.host;
         known.power = facts.power;
-        known.launched_at = facts.launched_at.or(known.launched_at);
     }
     known.task = facts.task;
     known.said = said;
@@ -167,9 +174,19 @@ fn state_changed(d: &mut Draft, state: VmState) {
     match (d.rec.presence, state) {
         (Presence::Present { since, .. }, VmState::SoftDeleted) => {
             d.rec.presence = Presence::SoftDeleted { since, at: d.now };
+            match &d.rec.operation {
+                // Our own doing: a cloud may take the server away in two steps.
+                Some(Operation::Ending(run)) if ending::has_begun_to_delete(run) => return,
+                Some(Operation::Ending(_)) => ending::abandon(d),
+                Some(Operation::Backup(_) | Operation::Repair(_) | Operation::Revive(_) | Operation::Action(_))
+                | None => {}
+            }
+            d.clear(Alert::EndingStuck);
             lease::park(d);
         }
         (Presence::SoftDeleted { since, .. }, state) if state != VmState::SoftDeleted => {
+            // A lease that begins only now counts from now.
+            let since = if d.rec.lease == Lease::None { d.now } else { since };
             d.rec.presence = Presence::Present { since, missing_since: None };
             lease::unpark(d);
         }
@@ -193,11 +210,19 @@ pub(crate) enum Going {
 
 /// The VM is gone by itself, or the cloud confirms what an ending did.
 pub(crate) fn gone(d: &mut Draft, at: Timestamp, how: Going) {
-    if let Presence::Gone { at: known } = &mut d.rec.presence {
-        *known = at.min(*known);
-        return;
-    }
-    d.rec.presence = Presence::Gone { at };
+    let since = match &mut d.rec.presence {
+        Presence::Gone { at: known } => {
+            *known = at.min(*known);
+            let at = *known;
+            if let Lease::Ended { at: ended, reason: LeaseEndReason::VmGone, .. } = &mut d.rec.lease {
+                *ended = at;
+            }
+            return;
+        }
+        Presence::Present { since, .. } | Presence::SoftDeleted { since, .. } => *since,
+        Presence::Unseen => d.now,
+    };
+    mark_gone(d, at);
     if let Some(Operation::Ending(run)) = &d.rec.operation
         && ending::has_begun_to_delete(run)
     {
@@ -215,17 +240,24 @@ pub(crate) fn gone(d: &mut Draft, at: Timestamp, how: Going) {
         Going::Deleted => EventKind::VmTerminated,
         Going::Missing => EventKind::VmVanished { how: "complete listings lack it".into() },
     });
-    end_lease(d, at);
+    end_lease(d, since, at);
     for alert in d.rec.alerts.clone() {
         d.clear(alert);
     }
 }
 
+/// Marks the VM as gone; what bars others from touching the VM itself lapses with it.
+pub(crate) fn mark_gone(d: &mut Draft, at: Timestamp) {
+    d.rec.presence = Presence::Gone { at };
+    lease::set_hold(d, Hold::Locked, false);
+    lease::set_hold(d, Hold::Maintenance, false);
+}
+
 /// The lease of a VM that is gone. One that never began here, because the delete came first, is written as it was.
-fn end_lease(d: &mut Draft, at: Timestamp) {
+fn end_lease(d: &mut Draft, since: Timestamp, at: Timestamp) {
     if let (Lease::None, Some(launched), false) = (&d.rec.lease, d.rec.facts.launched_at, d.rec.policy.terms.exempt) {
-        let ends_at = lease::first_end(true, &d.rec.policy.terms.lease, launched, launched);
-        let term = Term { started_at: launched, ends_at, armed_at: d.now, warned: None, extensions: 0 };
+        let (started_at, ends_at) = lease::first_term(&d.rec, launched, since);
+        let term = Term { started_at, ends_at, armed_at: since, warned: None, extensions: 0 };
         d.rec.lease = Lease::Running { term, phase: LeasePhase::Active };
     }
     lease::end(d, LeaseEndReason::VmGone);

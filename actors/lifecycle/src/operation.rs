@@ -151,6 +151,8 @@ pub struct EndingRun {
     pub by: String,
     /// What the VM consists of, once known.
     pub inventory: Inventory,
+    /// Whether it found the VM running and halts it first.
+    pub halted: bool,
     /// The verified final backup, once there is one.
     pub backup: Option<BackupId>,
     /// Where it is.

@@ -1,6 +1,6 @@
 //! What workers answer, brought to the operation that waits for it. Background effects are kept until they succeed.
 
-use reeve_protocol::event::EventKind;
+use reeve_protocol::event::{Alert, EventKind};
 
 use crate::draft::Draft;
 use crate::effect::{Effect, EffectKey, Outcome};
@@ -84,6 +84,9 @@ fn background_done(d: &mut Draft, key: EffectKey, outcome: Outcome) {
             if let Some(Effect::DeleteBackup { backup }) = effect {
                 let failed = d.rec.backup(backup).is_some_and(|entry| entry.state == BackupState::Failed);
                 d.rec.backups.retain(|entry| entry.id != backup);
+                if d.rec.backups.iter().all(|entry| entry.state != BackupState::Damaged) {
+                    d.clear(Alert::BackupDamaged);
+                }
                 if !failed {
                     d.emit(EventKind::BackupDeleted { backup });
                 }

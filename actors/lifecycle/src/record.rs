@@ -373,6 +373,8 @@ pub struct BackupSchedule {
     pub next_at: Option<Timestamp>,
     /// When the current run was due, from its first attempt on.
     pub due_at: Option<Timestamp>,
+    /// From when the window of the current run counts: from when it was due, or from its first attempt if that was late.
+    pub window_from: Option<Timestamp>,
     /// When a failed run is tried again.
     pub retry_at: Option<Timestamp>,
     /// Failures of the current run.

@@ -19,7 +19,7 @@ use crate::input::Reason;
 use crate::lease_commands::{owner_of_living, untouched};
 use crate::operation::{Operation, RepairRun, RepairStage};
 use crate::policy::RepairStep;
-use crate::record::{Health, VmRecord};
+use crate::record::{Health, Presence, VmRecord};
 
 /// Episodes are counted over this time.
 const DAY: Span = Span::from_days(1);
@@ -39,9 +39,7 @@ enum Want {
 
 fn want(record: &VmRecord, now: Timestamp) -> Want {
     let memory = &record.repairs;
-    let ready = record.holds.is_empty()
-        && record.facts.task.is_none()
-        && matches!(record.facts.state, VmState::Active | VmState::Error | VmState::Resized | VmState::Unknown);
+    let ready = record.holds.is_empty() && record.facts.task.is_none() && should_run(record);
     if memory.requested {
         return if ready { Want::Now } else { Want::No };
     }
@@ -57,10 +55,17 @@ fn want(record: &VmRecord, now: Timestamp) -> Want {
     if recent >= usize::try_from(policy.max_per_day).unwrap_or(usize::MAX) {
         return Want::Held("the VM is down and had as many repairs today as the policy allows");
     }
-    match memory.last_ended.map(|ended| ended + policy.cooldown) {
+    // An end that lies ahead was written by a clock that has been set back since.
+    match memory.last_ended.filter(|ended| *ended <= now).map(|ended| ended + policy.cooldown) {
         Some(until) if until > now => Want::Later(until),
         Some(_) | None => Want::Now,
     }
+}
+
+/// Whether the VM is there and meant to run: one that its owner stopped is not down.
+fn should_run(record: &VmRecord) -> bool {
+    let runs = matches!(record.facts.state, VmState::Active | VmState::Error | VmState::Resized | VmState::Unknown);
+    runs && matches!(record.presence, Presence::Present { .. })
 }
 
 /// When repair may begin again.
@@ -117,6 +122,10 @@ const NO_KEY: EffectKey = EffectKey { generation: reeve_protocol::Generation(0),
 
 /// Tries the step that is due, or the first after it that can be tried.
 fn attempt(d: &mut Draft, mut run: RepairRun) {
+    if !d.rec.holds.is_empty() || !should_run(&d.rec) {
+        give_way(d);
+        return;
+    }
     loop {
         let Some(step) = run.ladder.get(run.at).copied() else {
             exhausted(d);
@@ -134,6 +143,13 @@ fn attempt(d: &mut Draft, mut run: RepairRun) {
         }
         run.at += 1;
     }
+}
+
+/// Ends the episode without a verdict: the VM is held, or not meant to run any more. If it is still down once it may be
+/// touched again, another episode begins after the cool-down.
+fn give_way(d: &mut Draft) {
+    d.rec.operation = None;
+    d.rec.repairs.last_ended = Some(d.now);
 }
 
 fn exhausted(d: &mut Draft) {
@@ -226,6 +242,11 @@ pub(crate) fn advance(d: &mut Draft) {
         return;
     }
     let mut run = run.clone();
+    if !should_run(&d.rec) {
+        d.emit(EventKind::RepairStepFinished { step: step_name(&run), cured: false });
+        give_way(d);
+        return;
+    }
     retest(d, &mut run, since, give_up_at);
     d.rec.operation = Some(Operation::Repair(run));
 }
@@ -266,6 +287,9 @@ pub(crate) fn run_now(d: &mut Draft, by: &Requester) -> Answer {
     }
     if d.rec.policy.terms.repair.ladder.is_empty() {
         return Err(Refusal::new(RefusalCode::Conflict, "the policy's repair.ladder is empty"));
+    }
+    if !should_run(&d.rec) {
+        return Err(Refusal::new(RefusalCode::Conflict, "the VM is not meant to run: start it first"));
     }
     d.rec.repairs.requested = true;
     Ok(Accepted { vm: d.rec.vm, message: "a repair begins".into(), ends_at: None, backup: None })

@@ -14,17 +14,25 @@ use crate::draft::Draft;
 use crate::effect::Effect;
 use crate::input::Reason;
 use crate::operation::Operation;
-use crate::record::{BackupEntry, BackupState, Presence, VmRecord};
+use crate::record::{BackupEntry, BackupState, Hold, Presence, VmRecord};
 
 fn is_verified(entry: &BackupEntry) -> bool {
     matches!(entry.state, BackupState::Verified { .. })
 }
 
-/// Removes what need not be kept.
+/// Whether retention removes this one day: damaged ones wait for a human while the VM lives.
+fn may_expire(record: &VmRecord, entry: &BackupEntry) -> bool {
+    is_verified(entry) || (record.is_gone() && entry.state == BackupState::Damaged)
+}
+
+/// Removes what need not be kept; nothing by a clock that cannot be trusted.
 pub(crate) fn apply(d: &mut Draft) {
+    if d.rec.holds.contains(&Hold::ClockUntrusted) {
+        return;
+    }
     let keep = kept(&d.rec, d.now);
     let superfluous: Vec<BackupId> =
-        d.rec.backups.iter().filter(|entry| is_verified(entry) && !keep.contains(&entry.id)).map(|e| e.id).collect();
+        d.rec.backups.iter().filter(|entry| may_expire(&d.rec, entry) && !keep.contains(&entry.id)).map(|e| e.id).collect();
     for id in superfluous {
         remove(d, id);
     }
@@ -51,12 +59,11 @@ fn kept(record: &VmRecord, now: Timestamp) -> BTreeSet<BackupId> {
     let policy = &record.policy.terms.backup;
     let verified: Vec<&BackupEntry> = record.backups.iter().rev().filter(|entry| is_verified(entry)).collect();
     let mut keep = BTreeSet::new();
-    // What an operation reads is not removed under it.
-    if let Some(Operation::Revive(run)) = &record.operation {
-        keep.insert(run.backup);
-    }
+    // What an operation reads, or relies on, is not removed under it.
+    keep.extend(in_use(record));
     let timed = |entry: &&&BackupEntry| expires_at(record, entry).is_some_and(|at| at > now);
-    keep.extend(verified.iter().filter(timed).map(|entry| entry.id));
+    let listed: Vec<&BackupEntry> = record.backups.iter().collect();
+    keep.extend(listed.iter().filter(timed).map(|entry| entry.id));
     if record.is_gone() {
         return keep;
     }
@@ -84,18 +91,27 @@ fn kept(record: &VmRecord, now: Timestamp) -> BTreeSet<BackupId> {
     keep
 }
 
+/// The backup that the operation under way reads or relies on.
+const fn in_use(record: &VmRecord) -> Option<BackupId> {
+    match &record.operation {
+        Some(Operation::Revive(run)) => Some(run.backup),
+        Some(Operation::Ending(run)) => run.backup,
+        Some(Operation::Backup(_) | Operation::Repair(_) | Operation::Action(_)) | None => None,
+    }
+}
+
 /// When the next backup that is kept for a time may go.
 pub(crate) fn deadline(record: &VmRecord) -> Option<(Timestamp, Reason)> {
     let living = !record.is_gone();
     let newest = record.latest_verified().map(|entry| entry.id);
-    let read = match &record.operation {
-        Some(Operation::Revive(run)) => Some(run.backup),
-        Some(_) | None => None,
-    };
+    let read = in_use(record);
+    if record.holds.contains(&Hold::ClockUntrusted) {
+        return None;
+    }
     record
         .backups
         .iter()
-        .filter(|entry| is_verified(entry) && Some(entry.id) != read && !(living && Some(entry.id) == newest))
+        .filter(|entry| may_expire(record, entry) && Some(entry.id) != read && !(living && Some(entry.id) == newest))
         .filter_map(|entry| expires_at(record, entry))
         .min()
         .map(|at| (at, Reason::Retention))

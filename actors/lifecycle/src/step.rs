@@ -94,8 +94,10 @@ fn settle(d: &mut Draft) {
     match &d.rec.operation {
         Some(Operation::Ending(_)) => ending::advance(d),
         Some(Operation::Repair(_)) => repair::advance(d),
-        Some(Operation::Backup(_) | Operation::Revive(_) | Operation::Action(_)) => {}
-        None => begin_next(d),
+        Some(Operation::Backup(_) | Operation::Revive(_) | Operation::Action(_)) | None => {}
+    }
+    if d.rec.operation.is_none() {
+        begin_next(d);
     }
     if matches!(d.rec.operation, None | Some(Operation::Ending(_))) || d.rec.is_gone() {
         retention_due(d);

@@ -72,3 +72,10 @@ impl Stopping {
         receiver.wait_for(|stopping| *stopping).await.expect("the sender is alive");
     }
 }
+
+impl Shared {
+    /// Whether this node owns a shard. A node without a cluster owns all of them.
+    pub(crate) fn owns(&self, shard: reeve_protocol::ShardId) -> bool {
+        self.router.owner(shard).is_some()
+    }
+}

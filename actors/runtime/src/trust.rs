@@ -6,8 +6,9 @@
 //! daemon that set it wrong to set it right again, short enough not to matter after an outage that was real. A leap
 //! back ends nothing early and needs no hold.
 //!
-//! The leap is found where the clock is read for a decision, not only by the watch that looks once a second: a timer
-//! that happens to wake in between must not decide by the new time.
+//! The leap is found where the time is read for a decision, not only by the watch that looks once a second: whatever is
+//! decided in doubt, before or after the hold has reached a record, is decided by the old time, carried on by the
+//! boot-time clock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -21,8 +22,10 @@ use crate::config::ClockLimits;
 pub(crate) struct ClockTrust {
     clock: Arc<dyn Clock>,
     limits: ClockLimits,
-    /// Wall clock less boot-time clock when last found in order, in milliseconds.
-    offset_ms: AtomicI64,
+    /// Wall clock less boot-time clock at the last look, in milliseconds.
+    seen_ms: AtomicI64,
+    /// The same when the wall clock was last believed.
+    believed_ms: AtomicI64,
     doubted: AtomicBool,
 }
 
@@ -37,28 +40,42 @@ pub(crate) enum Course {
 
 impl ClockTrust {
     pub(crate) fn new(clock: Arc<dyn Clock>, limits: ClockLimits) -> Self {
-        let offset_ms = AtomicI64::new(offset(clock.as_ref()));
-        Self { clock, limits, offset_ms, doubted: AtomicBool::new(false) }
-    }
-
-    /// The time, and whether it may be believed.
-    pub(crate) fn read(&self) -> (Timestamp, bool) {
-        let leap = offset(self.clock.as_ref()) - self.offset_ms.load(Ordering::Relaxed);
-        if leap > millis(self.limits.doubt) {
-            self.doubted.store(true, Ordering::Relaxed);
+        let offset = offset(clock.as_ref());
+        Self {
+            clock,
+            limits,
+            seen_ms: AtomicI64::new(offset),
+            believed_ms: AtomicI64::new(offset),
+            doubted: AtomicBool::new(false),
         }
-        (self.clock.now(), !self.doubted.load(Ordering::Relaxed))
     }
 
-    /// Looks how the clock went since the last look, and takes its present course as the even one.
+    /// The time to decide by: the wall clock's, or in doubt what it would be without the leap.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.doubt_a_leap(offset(self.clock.as_ref()));
+        if self.is_doubted() {
+            let elapsed = millis(self.clock.elapsed());
+            Timestamp::from_millis(elapsed.saturating_add(self.believed_ms.load(Ordering::Relaxed)))
+        } else {
+            self.clock.now()
+        }
+    }
+
+    /// Looks how the clock went since the last look.
     pub(crate) fn look(&self) -> Course {
         let now = offset(self.clock.as_ref());
-        let leap = now - self.offset_ms.load(Ordering::Relaxed);
-        if leap > millis(self.limits.doubt) {
+        self.doubt_a_leap(now);
+        if !self.is_doubted() {
+            self.believed_ms.store(now, Ordering::Relaxed);
+        }
+        let step = now - self.seen_ms.swap(now, Ordering::Relaxed);
+        if step.abs() > millis(self.limits.step) { Course::Stepped(step) } else { Course::Even }
+    }
+
+    fn doubt_a_leap(&self, offset: i64) {
+        if offset - self.believed_ms.load(Ordering::Relaxed) > millis(self.limits.doubt) {
             self.doubted.store(true, Ordering::Relaxed);
         }
-        self.offset_ms.store(now, Ordering::Relaxed);
-        if leap.abs() > millis(self.limits.step) { Course::Stepped(leap) } else { Course::Even }
     }
 
     pub(crate) fn is_doubted(&self) -> bool {
@@ -67,7 +84,7 @@ impl ClockTrust {
 
     /// Believes the clock again.
     pub(crate) fn believe(&self) {
-        self.offset_ms.store(offset(self.clock.as_ref()), Ordering::Relaxed);
+        self.believed_ms.store(offset(self.clock.as_ref()), Ordering::Relaxed);
         self.doubted.store(false, Ordering::Relaxed);
     }
 }
@@ -111,19 +128,21 @@ mod tests {
     }
 
     #[test]
-    fn a_leap_forward_is_doubted_by_the_next_reader_and_a_step_back_is_not() {
+    fn in_doubt_decisions_go_by_the_old_time_carried_on() {
         let hands = Arc::new(Hands(Mutex::new((1_000_000, 5_000))));
         let trust = ClockTrust::new(hands.clone(), ClockLimits::default());
         hands.pass(86_400_000, 86_400_000);
-        assert!(trust.read().1, "a day that both clocks saw is no leap");
+        assert_eq!(trust.now(), hands.now(), "a day that both clocks saw is no leap");
         hands.pass(-3_600_000, 0);
-        assert!(trust.read().1, "a step back ends nothing early");
+        assert_eq!(trust.now(), hands.now(), "a step back ends nothing early");
         assert_eq!(trust.look(), Course::Stepped(-3_600_000));
-        hands.pass(3_600_000, 1_000);
-        assert!(!trust.read().1, "an hour that only the wall clock saw");
-        assert_eq!(trust.look(), Course::Stepped(3_599_000));
-        assert!(!trust.read().1, "it stays in doubt until it is believed again");
+        let before = hands.now();
+        hands.pass(3_601_000, 1_000);
+        assert_eq!(trust.now(), before + Duration::from_secs(1), "an hour that only the wall clock saw");
+        assert_eq!(trust.look(), Course::Stepped(3_600_000));
+        assert_eq!(trust.look(), Course::Even);
+        assert_eq!(trust.now(), before + Duration::from_secs(1), "it stays in doubt until it is believed again");
         trust.believe();
-        assert!(trust.read().1);
+        assert_eq!(trust.now(), hands.now());
     }
 }

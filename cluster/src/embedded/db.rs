@@ -80,6 +80,7 @@ impl EmbeddedDb {
     ) -> Result<T, ReadError> {
         let writer = Arc::clone(&self.writer);
         let read = tokio::task::spawn_blocking(move || {
+            writer.open().map_err(|error| ReadError::Unavailable(error.to_string()))?;
             let database = writer.database.read().unwrap_or_else(PoisonError::into_inner);
             let Some(database) = database.as_ref() else {
                 return Err(ReadError::Unavailable("the embedded database is closed".into()));

@@ -4,7 +4,7 @@
 //! idle ──a job is queued──► writing ──the queue is empty──► idle
 //!                             │  ▲
 //!        I/O error: the file is closed; every job of the batch is told
-//!                             ▼  │ the next batch opens the file again
+//!                             ▼  │ the next batch or read opens the file again
 //!                            failed
 //! ```
 //!
@@ -164,10 +164,17 @@ impl Writer {
         }
     }
 
-    /// Sees to it that the file is open.
-    fn open(&self) -> Result<(), WriteError> {
+    /// Sees to it that the file is open, unless it was closed for good.
+    pub(super) fn open(&self) -> Result<(), WriteError> {
+        if self.database.read().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return Ok(());
+        }
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         if database.is_none() {
+            // The last batch finds the file open, or failed: either way nothing opens it after the close.
+            if self.waiting().closed {
+                return Err(WriteError::closed());
+            }
             let opened = (self.reopen)()
                 .map_err(|error| WriteError::NotWritten(format!("the file does not open again: {error}")))?;
             tracing::info!("the embedded database is open again");

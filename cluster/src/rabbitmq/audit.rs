@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use reeve_ports::bus::PastEvent;
 use reeve_ports::BusError;
+use reeve_ports::bus::PastEvent;
 use reeve_protocol::event::CloudEvent;
 use reeve_protocol::{Timestamp, names};
 

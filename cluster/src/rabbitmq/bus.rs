@@ -169,7 +169,9 @@ impl RabbitBus {
             }
             // A stranger chose it: a reply must not turn up as a command.
             Address::Reply(queue) if queue.starts_with("reeve.") => {
-                return Err(BusError::Refused("names that begin with \"reeve.\" are no addresses for replies".to_owned()));
+                return Err(BusError::Refused(
+                    "names that begin with \"reeve.\" are no addresses for replies".to_owned(),
+                ));
             }
             Address::Reply(queue) => ("", try_short("reply_to", queue)?, Route::Optional),
         };

@@ -289,7 +289,9 @@ mod tests {
 
     #[test]
     fn a_broken_url_is_refused_without_showing_it() {
-        for text in ["", "rabbit:s3cret@host", "http://u:s3cret@host/", "amqp://u:s3cret@host:port", "amqp://u:s3cret@/"] {
+        for text in
+            ["", "rabbit:s3cret@host", "http://u:s3cret@host/", "amqp://u:s3cret@host:port", "amqp://u:s3cret@/"]
+        {
             let refused = text.parse::<BrokerUrl>().unwrap_err();
             assert_eq!(refused, RabbitConfigError::Url);
             assert!(!format!("{refused} {refused:?}").contains("s3cret"), "{refused}");

@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::backoff::Backoff;
-use super::grave::Undertaker;
+use super::grave::{KEPT_BODY, Undertaker};
 use super::inbox::{Inbox, Next, Offer};
 use super::link::{LinkWatch, Session};
 use super::topology::{Topology, is_not_found};
@@ -44,6 +44,8 @@ pub(crate) const DELIVERY_LIMIT: &str = "delivery limit";
 pub(crate) struct Raw {
     pub(crate) properties: BasicProperties,
     pub(crate) body: Bytes,
+    /// Of the body as it came: of one over the limit only the beginning is kept.
+    pub(crate) size: usize,
     pub(crate) acker: Acker,
 }
 
@@ -169,12 +171,7 @@ async fn acknowledge(offer: &RawOffer) -> Result<(), BusError> {
     }
 }
 
-async fn run(
-    source: Arc<Source>,
-    inbox: Arc<Inbox<Arc<Raw>>>,
-    dropped: CancellationToken,
-    ready: oneshot::Sender<()>,
-) {
+async fn run(source: Arc<Source>, inbox: Arc<Inbox<Arc<Raw>>>, dropped: CancellationToken, ready: oneshot::Sender<()>) {
     let mut backoff = Backoff::new();
     let mut ready = Some(ready);
     let mut link = source.link.clone();
@@ -222,21 +219,27 @@ async fn fill(source: &Arc<Source>, inbox: &Arc<Inbox<Arc<Raw>>>, mut deliveries
     let term = inbox.begin_term();
     while let Some(Ok(delivery)) = deliveries.next().await {
         let (tag, before) = (delivery.delivery_tag, wire::delivery_count(&delivery.properties));
-        let (properties, acker) = (delivery.properties, delivery.acker);
-        let raw = Arc::new(Raw { properties, body: Bytes::from(delivery.data), acker });
-        if raw.body.len() > MAX_BODY {
-            let reason = format!("the body has {} bytes, at most {MAX_BODY} are handled", raw.body.len());
-            let source = source.clone();
-            tokio::spawn(async move {
-                let buried = source.undertaker.bury(&raw, &source.queue, &reason, &source.stop).await;
-                // Either way the broker delivers it again if it must.
-                if buried.is_ok() {
-                    let _ = raw.acker.ack(BasicAckOptions::default()).await;
-                }
-            });
-            continue;
+        let (properties, acker, mut body) = (delivery.properties, delivery.acker, delivery.data);
+        let size = body.len();
+        if size > MAX_BODY {
+            body.truncate(KEPT_BODY);
+            body.shrink_to_fit();
         }
-        inbox.push(term, tag, before, raw);
+        let raw = Raw { properties, body: Bytes::from(body), size, acker };
+        if size > MAX_BODY {
+            tokio::spawn(bury_oversized(source.clone(), raw));
+        } else {
+            inbox.push(term, tag, before, Arc::new(raw));
+        }
+    }
+}
+
+async fn bury_oversized(source: Arc<Source>, raw: Raw) {
+    let reason = format!("the body has {} bytes, at most {MAX_BODY} are handled", raw.size);
+    let buried = source.undertaker.bury(&raw, &source.queue, &reason, &source.stop).await;
+    // Not buried or not acknowledged, the broker delivers it again.
+    if buried.is_ok() {
+        let _ = raw.acker.ack(BasicAckOptions::default()).await;
     }
 }
 
@@ -244,7 +247,8 @@ async fn open(source: &Source, session: &Session) -> Result<(Channel, lapin::Con
     let opening = async {
         let channel = session.connection.create_channel().await?;
         channel.basic_qos(source.prefetch, BasicQosOptions::default()).await?;
-        let queue = try_short("the queue's name", &source.queue).map_err(|error| std::io::Error::other(error.to_string()))?;
+        let queue =
+            try_short("the queue's name", &source.queue).map_err(|error| std::io::Error::other(error.to_string()))?;
         let options = BasicConsumeOptions::default();
         let consumer = channel.basic_consume(queue, short(""), options, FieldTable::default()).await?;
         Ok::<_, lapin::Error>((channel, consumer))

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use lapin::Channel;
 use reeve_ports::{BusError, DeadLetter};
 use reeve_protocol::names;
 use tokio::sync::Mutex;
@@ -85,7 +85,9 @@ impl Graveyard {
         let replayed = async {
             if !self.topology.is_source(&letter.source) {
                 let source = &letter.source;
-                return Err(BusError::Refused(format!("dead letter {number} came from {source:?}, which is no queue here")));
+                return Err(BusError::Refused(format!(
+                    "dead letter {number} came from {source:?}, which is no queue here"
+                )));
             }
             let parcel = grave::revive(&letter, &delivery.properties)?;
             self.publisher.publish(&parcel).await
@@ -101,10 +103,7 @@ impl Graveyard {
         browse.remove(delivery, Ok(())).await
     }
 
-    async fn find(
-        &self,
-        number: u64,
-    ) -> Result<Option<(Browse, lapin::message::Delivery, DeadLetter)>, BusError> {
+    async fn find(&self, number: u64) -> Result<Option<(Browse, lapin::message::Delivery, DeadLetter)>, BusError> {
         let Some(mut browse) = self.browse().await? else { return Ok(None) };
         while let Some(mut delivery) = browse.next().await? {
             let letter = grave::read(&delivery.properties, Bytes::from(std::mem::take(&mut delivery.data)));

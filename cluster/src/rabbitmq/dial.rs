@@ -14,42 +14,45 @@ use super::config::RabbitConfig;
 /// Longest time until a connection is open.
 const DIAL_DEADLINE: Duration = Duration::from_secs(10);
 
-/// The socket of a connection that is being opened.
+/// The socket of a connection that is being opened. lapin opens connections in a thread of its own, which waits on a
+/// silent peer for ever; only the end of its socket ends it.
 #[derive(Clone, Default)]
 struct Socket(Arc<Mutex<Option<TcpStream>>>);
+
+/// Shuts the socket down when opening fails, takes too long or is given up.
+struct Attempt(Socket);
 
 /// Opens a connection; `name` is how the broker's own tools show it. The error is for people and shows no password.
 pub(crate) async fn dial(config: &RabbitConfig, name: &str) -> Result<Connection, String> {
     let tls = if config.url.is_tls() { Some(connector(config)?) } else { None };
-    let socket = Socket::default();
+    let attempt = Attempt(Socket::default());
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let runtime = lapin::runtime::default_runtime().map_err(|error| error.to_string())?;
-    let (kept, reactor) = (socket.clone(), runtime.clone());
+    let (kept, reactor) = (attempt.0.clone(), runtime.clone());
     let connect = async move |uri: AMQPUri, _| {
-        let (host, port) = (uri.authority.host.as_str(), uri.authority.port);
-        let addresses: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
-        let stream = tokio::time::timeout(DIAL_DEADLINE, AsyncTcpStream::connect(&reactor, addresses)).await;
-        let stream = stream.map_err(std::io::Error::from)??;
-        if let AsyncTcpStream::Plain(plain) = &stream {
-            kept.keep(TcpStream::from(plain.get_ref().as_fd().try_clone_to_owned()?));
-        }
-        let Some(tls) = &tls else { return Ok(stream) };
-        let stream = tokio::time::timeout(DIAL_DEADLINE, stream.into_rustls(tls, host)).await;
-        Ok(stream.map_err(std::io::Error::from)??)
+        let stream = async {
+            let (host, port) = (uri.authority.host.as_str(), uri.authority.port);
+            let addresses: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
+            let stream = AsyncTcpStream::connect(&reactor, addresses).await?;
+            if let AsyncTcpStream::Plain(plain) = &stream {
+                kept.keep(TcpStream::from(plain.get_ref().as_fd().try_clone_to_owned()?));
+            }
+            match &tls {
+                Some(tls) => stream.into_rustls(tls, host).await,
+                None => Ok(stream),
+            }
+        };
+        Ok(tokio::time::timeout(DIAL_DEADLINE, stream).await.map_err(std::io::Error::from)??)
     };
     let opening = Connection::connector(config.url.uri().clone(), runtime, connect, properties);
-    let opened = tokio::time::timeout(DIAL_DEADLINE, opening).await;
-    let result = match opened {
-        Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error)) => Err(describe(config, &error)),
-        Err(_) => {
-            // The library goes on waiting in a thread of its own, which ends only when its socket does.
-            socket.shut_down();
-            Err(format!("no answer from {} within {DIAL_DEADLINE:?}", config.url))
+    match tokio::time::timeout(DIAL_DEADLINE, opening).await {
+        Ok(Ok(connection)) => {
+            attempt.succeeded();
+            Ok(connection)
         }
-    };
-    socket.forget();
-    result
+        Ok(Err(error)) => Err(describe(config, &error)),
+        Err(_) => Err(format!("no answer from {} within {DIAL_DEADLINE:?}", config.url)),
+    }
 }
 
 fn connector(config: &RabbitConfig) -> Result<RustlsConnector, String> {
@@ -74,20 +77,24 @@ fn describe(config: &RabbitConfig, error: &Error) -> String {
     }
 }
 
-impl Socket {
-    fn keep(&self, stream: TcpStream) {
-        *self.slot() = Some(stream);
+impl Attempt {
+    fn succeeded(self) {
+        drop(self.0.slot().take());
     }
+}
 
-    fn shut_down(&self) {
-        if let Some(stream) = self.slot().take() {
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some(stream) = self.0.slot().take() {
             // It may have been closed already, which is as good.
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
+}
 
-    fn forget(&self) {
-        *self.slot() = None;
+impl Socket {
+    fn keep(&self, stream: TcpStream) {
+        *self.slot() = Some(stream);
     }
 
     fn slot(&self) -> std::sync::MutexGuard<'_, Option<TcpStream>> {

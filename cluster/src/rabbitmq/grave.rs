@@ -29,7 +29,7 @@ const HEADER_FIRST_QUEUE: &str = "x-first-death-queue";
 const HEADER_FIRST_REASON: &str = "x-first-death-reason";
 
 /// Of a larger body only the beginning is kept, which says enough about what it was.
-const KEPT_BODY: usize = 4 << 20;
+pub(crate) const KEPT_BODY: usize = 4 << 20;
 
 /// Longest reason, in bytes.
 const KEPT_REASON: usize = 2_000;
@@ -102,8 +102,8 @@ impl Undertaker {
         set(names::HEADER_SOURCE, source.to_owned());
         set(names::HEADER_AT, at.to_string());
         set(HEADER_NUMBER, number.to_string());
-        if raw.body.len() > KEPT_BODY {
-            set(HEADER_TRUNCATED, raw.body.len().to_string());
+        if raw.size > KEPT_BODY {
+            set(HEADER_TRUNCATED, raw.size.to_string());
         }
         let body = raw.body.slice(..raw.body.len().min(KEPT_BODY));
         let properties = properties.with_headers(headers);
@@ -140,7 +140,8 @@ fn cut(reason: &str) -> &str {
 pub(crate) fn read(properties: &BasicProperties, body: Bytes) -> DeadLetter {
     let text = |name: &str| wire::header(properties, name).and_then(wire::text);
     let reason = text(names::HEADER_REASON).or_else(|| {
-        text(HEADER_FIRST_REASON).map(|reason| if reason == "delivery_limit" { DELIVERY_LIMIT.to_owned() } else { reason })
+        text(HEADER_FIRST_REASON)
+            .map(|reason| if reason == "delivery_limit" { DELIVERY_LIMIT.to_owned() } else { reason })
     });
     let source = text(names::HEADER_SOURCE).or_else(|| text(HEADER_FIRST_QUEUE));
     let at = text(names::HEADER_AT).and_then(|at| at.parse().ok()).or_else(|| time_of_death(properties));

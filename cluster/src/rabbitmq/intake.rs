@@ -14,9 +14,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use lapin::Channel;
 use lapin::options::QueueBindOptions;
 use lapin::types::{FieldTable, ShortString};
-use lapin::Channel;
 use reeve_protocol::names;
 use tokio_util::sync::CancellationToken;
 
@@ -67,12 +67,7 @@ impl IntakeBoard {
 }
 
 /// Keeps an intake bound until `stop`.
-pub(crate) async fn keep_bound(
-    intake: IntakeConfig,
-    board: IntakeBoard,
-    mut link: LinkWatch,
-    stop: CancellationToken,
-) {
+pub(crate) async fn keep_bound(intake: IntakeConfig, board: IntakeBoard, mut link: LinkWatch, stop: CancellationToken) {
     let work = async {
         while let Some(session) = link.session().await {
             tokio::select! {
@@ -95,7 +90,8 @@ async fn keep_bound_on(intake: &IntakeConfig, board: &IntakeBoard, session: &Ses
     loop {
         let attempt = tokio::time::timeout(BIND_DEADLINE, bind(intake, session, &mut channel)).await;
         let status = attempt.unwrap_or_else(|_| IntakeStatus::Refused(format!("no answer within {BIND_DEADLINE:?}")));
-        let pause = if status == IntakeStatus::Bound { intake.rebind_every } else { MISSING_LOOK.min(intake.rebind_every) };
+        let pause =
+            if status == IntakeStatus::Bound { intake.rebind_every } else { MISSING_LOOK.min(intake.rebind_every) };
         if status != IntakeStatus::Bound {
             // A refused binding has closed it.
             channel = None;

@@ -12,6 +12,9 @@
 //! acknowledgements must get through then. Each is kept up by its own task; nothing here fails for good while the broker
 //! is away, and nothing is queued: a publish waits at most its timeout, and whoever published tries again.
 //!
+//! lapin itself logs at ERROR when a connection is lost, and at WARN with the whole body when a message is returned, so
+//! a node must switch the target `lapin` off in its log filter; what matters is logged here, without bodies.
+//!
 //! Never: declares a cloud's exchange or queue, consumes one, puts a message back with `nack`, shows the password.
 
 mod audit;

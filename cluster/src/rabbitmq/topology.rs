@@ -166,8 +166,7 @@ async fn queue(channel: &Channel, name: &str, arguments: FieldTable) -> Result<(
 async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &str) -> Result<(), TopologyError> {
     let names: [ShortString; 3] = [short(queue), short(exchange), short(key)];
     let [queue_name, exchange, key] = names;
-    let bound =
-        channel.queue_bind(queue_name, exchange, key, QueueBindOptions::default(), FieldTable::default()).await;
+    let bound = channel.queue_bind(queue_name, exchange, key, QueueBindOptions::default(), FieldTable::default()).await;
     bound.map_err(|error| explain("binding of queue", queue, &error))
 }
 

@@ -10,6 +10,9 @@ use reeve_ports::{BusError, Message};
 /// The largest body that is published or handled. RabbitMQ itself takes 128 MiB.
 pub(crate) const MAX_BODY: usize = 16 << 20;
 
+/// The most bytes of headers. Properties travel in one frame, 128 KiB by default, and a larger one ends the connection.
+const MAX_HEADERS: usize = 64 << 10;
+
 /// Delivery mode of messages that survive the broker's restart.
 const PERSISTENT: u8 = 2;
 
@@ -49,6 +52,10 @@ pub(crate) fn properties(message: &Message) -> Result<BasicProperties, BusError>
     let mut headers = FieldTable::default();
     for (name, value) in message.headers.iter().filter(|(name, _)| !routes(name)) {
         headers.insert(try_short("the name of a header", name)?, AMQPValue::LongString(value.as_str().into()));
+    }
+    let size = weight(&headers);
+    if size > MAX_HEADERS {
+        return Err(BusError::Refused(format!("the headers have {size} bytes (at most {MAX_HEADERS} are possible)")));
     }
     Ok(if headers.inner().is_empty() { properties } else { properties.with_headers(headers) })
 }
@@ -107,7 +114,8 @@ pub(crate) fn delivery_count(properties: &BasicProperties) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// The properties for publishing a received message again, with the headers that `keep` keeps.
+/// The properties for publishing a received message again, with the headers that `keep` keeps, unless they are so large
+/// that ours would not fit beside them.
 ///
 /// `user_id` must name the publisher's own login, `expiration` would remove the message unseen, and `CC` and `BCC` are
 /// further routes: none of them may come from a stranger.
@@ -129,7 +137,27 @@ pub(crate) fn forwarded(properties: &BasicProperties, keep: impl Fn(&str) -> boo
             headers.insert(name.clone(), value.clone());
         }
     }
+    if weight(&headers) > MAX_HEADERS {
+        headers = FieldTable::default();
+        headers.insert(short("x-reeve-headers-dropped"), AMQPValue::Boolean(true));
+    }
     (out, headers)
+}
+
+/// About how many bytes a table takes on the wire.
+fn weight(table: &FieldTable) -> usize {
+    table.inner().iter().map(|(name, value)| name.as_str().len() + 2 + weight_of(value)).sum()
+}
+
+fn weight_of(value: &AMQPValue) -> usize {
+    match value {
+        AMQPValue::LongString(text) => text.len() + 4,
+        AMQPValue::ShortString(text) => text.as_str().len() + 1,
+        AMQPValue::ByteArray(bytes) => bytes.len() + 4,
+        AMQPValue::FieldTable(table) => weight(table) + 4,
+        AMQPValue::FieldArray(array) => array.as_slice().iter().map(|value| weight_of(value) + 1).sum::<usize>() + 4,
+        _ => 8,
+    }
 }
 
 /// RabbitMQ's sender-selected distribution: these headers are further routing keys.
@@ -167,6 +195,9 @@ mod tests {
         assert!(matches!(properties(&message), Err(BusError::Refused(why)) if why.contains("message_id has 256")));
         message = Message { headers: BTreeMap::from([(long, String::new())]), ..Message::default() };
         assert!(matches!(properties(&message), Err(BusError::Refused(_))));
+        let huge = BTreeMap::from([("h".to_owned(), "x".repeat(MAX_HEADERS))]);
+        message = Message { headers: huge, ..Message::default() };
+        assert!(matches!(properties(&message), Err(BusError::Refused(why)) if why.contains("the headers have")));
         message = Message { body: vec![0; MAX_BODY + 1].into(), ..Message::default() };
         assert!(matches!(properties(&message), Err(BusError::Refused(_))));
     }
@@ -196,6 +227,16 @@ mod tests {
         assert_eq!((properties.user_id(), properties.expiration()), (&None, &None));
         assert_eq!(properties.delivery_mode(), &Some(PERSISTENT));
         assert_eq!(headers.inner().keys().map(ShortString::as_str).collect::<Vec<_>>(), ["x-one"]);
+    }
+
+    #[test]
+    fn headers_that_would_not_fit_beside_ours_are_dropped() {
+        let mut inner = FieldTable::default();
+        inner.insert(short("deep"), AMQPValue::LongString("x".repeat(MAX_HEADERS).into()));
+        let mut headers = FieldTable::default();
+        headers.insert(short("x-one"), AMQPValue::FieldTable(inner));
+        let (_, headers) = forwarded(&BasicProperties::default().with_headers(headers), |_| true);
+        assert_eq!(headers.inner().keys().map(ShortString::as_str).collect::<Vec<_>>(), ["x-reeve-headers-dropped"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use reeve_protocol::{BackupId, Span, Timestamp, VmId};
 
 use super::fail::{Code, Failure};
 use super::output::{Output, Talk};
-use super::session::{Session, now, unexpected};
+use super::session::{Session, unexpected};
 use super::table::clean;
 
 /// How often the node is asked for news.
@@ -141,12 +141,6 @@ fn spinner(output: Output) -> ProgressBar {
     let bar = ProgressBar::new_spinner().with_style(style).with_message("waiting");
     bar.enable_steady_tick(Duration::from_millis(120));
     bar
-}
-
-/// The moment before a command is sent, from which its events are looked for. The node's clock is this machine's.
-#[must_use]
-pub(super) fn before() -> Timestamp {
-    now() - Span::from_secs(1)
 }
 
 #[cfg(test)]

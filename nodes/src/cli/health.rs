@@ -36,5 +36,5 @@ pub(super) async fn run(session: &Session, output: Output, command: HealthComman
         ("operation", Cell::new(vm.operation.as_deref().unwrap_or_default())),
         ("alerts", Cell::new(alerts.join(", "))),
     ];
-    output.show(&View { value: &value, table: &|color| table::pairs(&pairs, color), ids: vec![vm.health.clone()] })
+    output.show(&View { value: &value, table: &|color| table::pairs(&pairs, color), ids: vec![vm.health] })
 }

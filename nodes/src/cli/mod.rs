@@ -33,6 +33,10 @@ use fail::{Code, Failure};
 use output::{Format, Output, Talk};
 use session::Session;
 
+use crate::config::LogSection;
+use crate::demo::{self, DemoArgs, Ending};
+use crate::logging;
+
 /// Keeps virtual machines through their whole life: lease, watching, repair, verified backups, ending and revival.
 #[derive(Debug, Parser)]
 #[command(name = "reeve", version, propagate_version = true, max_term_width = 100)]
@@ -66,6 +70,8 @@ struct Common {
 /// What to do.
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Play whole VM lives in seconds on the embedded engine and a simulated cloud
+    Demo(DemoArgs),
     /// Run a full node with nothing else installed: embedded store and bus, simulated cloud
     Dev(serve::DevArgs),
     /// Run a control node
@@ -149,6 +155,7 @@ fn unparsed(error: &clap::Error) -> ExitCode {
 
 fn run(cli: Cli, output: Output) -> Result<(), Failure> {
     match cli.command {
+        Command::Demo(args) => play(&args),
         Command::Dev(args) => serve::dev(output, &args),
         Command::Control(args) => serve::control(&args),
         Command::Config(command) => config::run(output, command),
@@ -166,6 +173,16 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Actor(command) => ask(&cli.common, async |session| actor::run(session, output, command).await),
         Command::Event(command) => ask(&cli.common, async |session| event::run(session, output, command).await),
         Command::Dead(command) => ask(&cli.common, async |session| dead::run(session, output, command).await),
+    }
+}
+
+/// Plays the demo; a broken rule is a failure.
+fn play(args: &DemoArgs) -> Result<(), Failure> {
+    let failed = |error: anyhow::Error| Failure::new(Code::Failed, "the demo cannot be played").because(format!("{error:#}"));
+    logging::start(&LogSection { level: "error".into(), ..LogSection::default() }).map_err(failed)?;
+    match demo::run(args).map_err(failed)? {
+        Ending::Well => Ok(()),
+        Ending::Badly => Err(Failure::new(Code::Failed, "a safety rule was broken or a VM lost").because("see above")),
     }
 }
 

@@ -112,7 +112,7 @@ pub(super) fn rows(header: &[&str], rows: &[Vec<Cell>], color: Color) -> String 
             *width = (*width).max(cell.text.width());
         }
     }
-    let header: Vec<Cell> = header.iter().map(|name| Cell::new(name)).collect();
+    let header: Vec<Cell> = header.iter().map(Cell::new).collect();
     std::iter::once(&header).chain(rows).map(|row| line(row, &widths, color)).collect()
 }
 

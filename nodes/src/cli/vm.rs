@@ -175,7 +175,8 @@ pub(super) async fn send(
     key: &Key,
     wait: Option<(&Wait, Until)>,
 ) -> Result<(), Failure> {
-    let since = follow::before();
+    // The node's clock is this machine's: what it says from now on is about this command or later ones.
+    let since = now();
     let accepted = session.command(vm, kind, key).await?;
     print_accepted(output, &accepted)?;
     let Some((wait, until)) = wait.filter(|(wait, _)| wait.wait) else { return Ok(()) };

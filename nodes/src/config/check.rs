@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use reeve_cluster::rabbitmq::BrokerUrl;
-use reeve_lifecycle::policy::{Policies, Policy};
+use reeve_lifecycle::policy::Policies;
 use reeve_protocol::Span;
 use tracing_subscriber::EnvFilter;
 
@@ -80,7 +80,7 @@ fn check_bus(bus: &BusSection, complain: &mut impl FnMut(&str, String)) {
 }
 
 fn check_clouds(clouds: &[CloudSection], bus: bool, complain: &mut impl FnMut(&str, String)) {
-    let mut names = BTreeSet::new();
+    let (mut names, mut seeds) = (BTreeSet::new(), BTreeSet::new());
     for (index, cloud) in clouds.iter().enumerate() {
         let path = format!("cloud[{index}]");
         if !names.insert(&cloud.name) {
@@ -96,6 +96,10 @@ fn check_clouds(clouds: &[CloudSection], bus: bool, complain: &mut impl FnMut(&s
             Driver::Sim(sim) => {
                 if let Err(error) = sim.validate() {
                     complain(&path, error.to_string());
+                }
+                if !seeds.insert(sim.seed) {
+                    let why = format!("two simulated clouds have seed {}: their VMs would have the same ids", sim.seed);
+                    complain(&format!("{path}.seed"), why);
                 }
             }
         }
@@ -128,7 +132,7 @@ fn check_notifications(
 
 /// Every policy by itself, then all together; each complaint names the key within its policy.
 fn check_policies(config: &mut Config, complain: &mut impl FnMut(&str, String)) {
-    config.policy.entry("default".to_owned()).or_insert_with(Policy::default);
+    config.policy.entry("default".to_owned()).or_default();
     let mut sound = true;
     for (name, policy) in &config.policy {
         if let Err(error) = policy.check(name) {

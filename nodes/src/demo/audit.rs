@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::cast::MAX_EXTENSIONS;
 
 /// The numbers at the end.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(super) struct Summary {
     /// VMs that their owners made.
     pub(super) vms: usize,
@@ -163,6 +163,14 @@ fn retested(vm: VmId, story: &Story<'_>, found: &mut Vec<String>) {
 
 fn applied(calls: &[AuditEntry], kind: CallKind) -> impl Iterator<Item = &AuditEntry> {
     calls.iter().filter(move |call| call.call == kind && call.by == Actor::Caller && call.applied)
+}
+
+/// How many VMs Reeve destroyed, and how many their owners.
+pub(super) fn deletions(calls: &[AuditEntry]) -> (usize, usize) {
+    let by = |actor| {
+        calls.iter().filter(|call| call.call == CallKind::DeleteServer && call.by == actor && call.applied).count()
+    };
+    (by(Actor::Caller), by(Actor::Owner))
 }
 
 /// Nothing destructive is done twice, and no operation makes two VMs.

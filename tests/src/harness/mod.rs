@@ -6,6 +6,8 @@
 //! A test that needs a real server is named `live_...`, so that `tests/run --quick` can leave it out. A missing server
 //! binary fails such a test; it never skips it.
 
+pub mod amqp;
+pub mod control;
 pub mod log;
 pub mod ports;
 pub mod process;
@@ -15,6 +17,7 @@ pub mod reeve;
 mod certificates;
 
 pub use certificates::Certificates;
+pub use control::Control;
 pub use log::{ErrorGuard, forbid_errors, forbid_errors_everywhere};
 pub use ports::Port;
 pub use process::ChildGuard;

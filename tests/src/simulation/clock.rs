@@ -41,7 +41,8 @@ impl SimClock {
         let due = {
             let mut state = self.lock();
             state.elapsed = state.elapsed.max(to.since(BEGIN));
-            let later = state.timers.split_off(&(state.elapsed + Duration::from_nanos(1), 0));
+            let after = state.elapsed + Duration::from_nanos(1);
+            let later = state.timers.split_off(&(after, 0));
             std::mem::replace(&mut state.timers, later)
         };
         due.into_values().for_each(Waker::wake);

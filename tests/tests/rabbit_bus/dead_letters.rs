@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lapin::BasicProperties;
+use lapin::options::{BasicGetOptions, BasicNackOptions};
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
 use reeve_ports::{Address, Bus, BusError, DeadLetter, Message, Queue, Settlement};
-use reeve_protocol::ShardId;
+use reeve_protocol::{ShardId, Timestamp};
 
-use crate::fixture::{Fixture, PATIENCE, POISON_LIMIT, message, next};
+use crate::fixture::{Broker, Client, Fixture, PATIENCE, POISON_LIMIT, config, message, next, start, until_connected};
 
 async fn letters(bus: &dyn Bus, count: usize) -> Vec<DeadLetter> {
     let wait = async {
@@ -62,7 +63,8 @@ async fn live_a_body_over_the_limit_never_reaches_the_consumer() {
     let big = Message { body: vec![1; (16 << 20) + 1].into(), message_id: Some("big".into()), ..Message::default() };
     fixture.client.publish("cloud.east", "versioned_notifications.info", &big, BasicProperties::default()).await;
     fixture.client.notify("cloud.east", &message("small")).await;
-    let mut consumer = fixture.bus.consume(&Queue::Intake(crate::fixture::cloud_name("east")), 5).await.expect("consumed");
+    let mut consumer =
+        fixture.bus.consume(&Queue::Intake(crate::fixture::cloud_name("east")), 5).await.expect("consumed");
     let delivery = next(&mut consumer).await;
     assert_eq!(delivery.message.body, b"small".as_slice());
     delivery.settle.settle(Settlement::Ack).await.expect("acknowledged");
@@ -85,7 +87,8 @@ async fn live_properties_of_a_stranger_do_not_hinder_the_dead_letter() {
     headers.insert("x-reeve-source".into(), AMQPValue::LongString("reeve.shard.1".into()));
     headers.insert("x-one".into(), AMQPValue::LongString("1".into()));
     // 600 s, so that it does not expire here.
-    let properties = BasicProperties::default().with_headers(headers).with_expiration("600000".into()).with_user_id("guest".into());
+    let properties =
+        BasicProperties::default().with_headers(headers).with_expiration("600000".into()).with_user_id("guest".into());
     fixture.client.publish("reeve.requests", "vm.start", &message("strange"), properties).await;
     let mut consumer = fixture.bus.consume(&Queue::Requests, 1).await.expect("consumed");
     next(&mut consumer).await.settle.settle(Settlement::Dead("strange".into())).await.expect("given up");
@@ -101,12 +104,56 @@ async fn live_a_letter_is_only_replayed_into_a_queue_of_reeve() {
     let fixture = Fixture::new().await;
     let mut headers = FieldTable::default();
     headers.insert("x-reeve-source".into(), AMQPValue::LongString("somebody.elses".into()));
-    fixture.client.publish("reeve.dead", "", &message("forged"), BasicProperties::default().with_headers(headers)).await;
+    fixture
+        .client
+        .publish("reeve.dead", "", &message("forged"), BasicProperties::default().with_headers(headers))
+        .await;
     let letter = letters(&*fixture.bus, 1).await.remove(0);
     assert_eq!(letter.reason, "unknown");
     let refused = fixture.bus.replay_dead(letter.number).await;
     assert!(matches!(&refused, Err(BusError::Refused(why)) if why.contains("somebody.elses")), "{refused:?}");
     assert_eq!(letters(&*fixture.bus, 1).await[0].number, letter.number, "it stays");
+}
+
+/// A frame of properties over 128 KiB would end the connection, and the message would do it again and again.
+#[tokio::test]
+async fn live_headers_that_fill_a_frame_do_not_break_the_bus() {
+    let fixture = Fixture::new().await;
+    let mut headers = FieldTable::default();
+    for n in 0..13 {
+        headers.insert(format!("x-{n}").into(), AMQPValue::LongString("x".repeat(10_000).into()));
+    }
+    let properties = BasicProperties::default().with_headers(headers);
+    fixture.client.publish("reeve.requests", "vm.start", &message("wide"), properties).await;
+    let mut consumer = fixture.bus.consume(&Queue::Requests, 1).await.expect("consumed");
+    next(&mut consumer).await.settle.settle(Settlement::Dead("wide".into())).await.expect("given up");
+    let letter = letters(&*fixture.bus, 1).await.remove(0);
+    assert_eq!((letter.reason.as_str(), letter.message.headers.len()), ("wide", 0));
+}
+
+#[tokio::test]
+async fn live_what_the_broker_itself_gave_up_is_a_dead_letter_too() {
+    let broker = Broker::take().await;
+    let client = Client::new(&broker.url()).await;
+    let mut config = config(&broker.url());
+    (config.poison_limit, config.broker_delivery_limit) = (1, 2);
+    let bus = start(config);
+    until_connected(&bus).await;
+    bus.publish(&Address::Requests, message("given up")).await.expect("taken");
+    for _ in 0..=2 {
+        let get = client.channel.basic_get("reeve.requests".into(), BasicGetOptions::default());
+        let got = get.await.expect("asked").expect("still there");
+        let back = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+        got.acker.nack(back).await.expect("given back");
+    }
+    let letter = letters(&*bus, 1).await.remove(0);
+    assert_eq!((letter.reason.as_str(), letter.source.as_str()), ("delivery limit", "reeve.requests"));
+    assert!(letter.at > Timestamp::EPOCH, "{}", letter.at);
+    assert_eq!(letter.message, message("given up"), "nothing of its death clings to it");
+    bus.replay_dead(letter.number).await.expect("replayed");
+    let mut consumer = bus.consume(&Queue::Requests, 1).await.expect("consumed");
+    let again = next(&mut consumer).await;
+    assert_eq!((again.redelivered, &again.message), (0, &message("given up")));
 }
 
 #[tokio::test]

@@ -184,7 +184,8 @@ impl Client {
         for queue in shards.chain(others.map(str::to_owned)).chain(nova) {
             self.delete_queue(&queue).await;
         }
-        for exchange in ["reeve.requests", "reeve.shards", "reeve.events", "reeve.dead", "nova", "cloud.east", "cloud.west"]
+        for exchange in
+            ["reeve.requests", "reeve.shards", "reeve.events", "reeve.dead", "nova", "cloud.east", "cloud.west"]
         {
             let deleted = self.channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await;
             deleted.expect("deleting what is not there is no error");
@@ -206,7 +207,8 @@ impl Client {
     /// The exchange with the flags of Nova's defaults: topic, transient, kept when unused. And, as oslo.messaging does
     /// before its first notification, the default queues named like the routing keys.
     pub(crate) async fn declare_as_nova_does(&self, exchange: &str) {
-        let options = ExchangeDeclareOptions { durable: false, auto_delete: false, ..ExchangeDeclareOptions::default() };
+        let options =
+            ExchangeDeclareOptions { durable: false, auto_delete: false, ..ExchangeDeclareOptions::default() };
         let kind = ExchangeKind::Topic;
         self.channel.exchange_declare(exchange.into(), kind, options, FieldTable::default()).await.expect("declared");
         for priority in ["info", "error"] {
@@ -279,5 +281,4 @@ impl Client {
         });
         (queue.name().to_string(), receiver)
     }
-
 }

@@ -12,5 +12,8 @@ mod refusal;
 
 mod live_conformance {
     //! The suite that every bus runs.
-    reeve_ports::bus_conformance!(#[tokio::test] crate::fixture::Fixture::new().await);
+    reeve_ports::bus_conformance!(
+        #[tokio::test]
+        crate::fixture::Fixture::new().await
+    );
 }

@@ -29,10 +29,9 @@ async fn live_the_bus_starts_without_a_broker_and_says_so() {
     let bus = start(config);
     let consuming = bus.consume(&Queue::Requests, 1).await;
     assert!(consuming.is_ok() && began.elapsed() < Duration::from_secs(1), "neither waits for the broker");
-    let status = until(&bus, |status| {
-        matches!(&status.publishing, LinkStatus::Away { error, .. } if error.contains("refused"))
-    })
-    .await;
+    let status =
+        until(&bus, |status| matches!(&status.publishing, LinkStatus::Away { error, .. } if error.contains("refused")))
+            .await;
     assert!(!format!("{status:?}").contains("s3cret"), "{status:?}");
     let refused = bus.publish(&Address::Requests, message("m")).await.expect_err("nobody takes it");
     assert!(matches!(&refused, BusError::Unavailable(why) if why.contains("away since")), "{refused}");
@@ -44,9 +43,8 @@ async fn live_a_peer_that_accepts_and_says_nothing_counts_as_away() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     let bus = start(config(&format!("amqp://u:p@{address}/%2f")));
-    let silent = |status: &BusStatus| {
-        matches!(&status.consuming, LinkStatus::Away { error, .. } if error.contains("no answer"))
-    };
+    let silent =
+        |status: &BusStatus| matches!(&status.consuming, LinkStatus::Away { error, .. } if error.contains("no answer"));
     until(&bus, silent).await;
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use lapin::types::ShortString;
 use lapin::options::BasicGetOptions;
+use lapin::types::ShortString;
 use reeve_ports::{Address, Bus, BusError, Message, Queue, Settlement};
 use reeve_protocol::ShardId;
 use tokio::task::JoinSet;
@@ -38,9 +38,7 @@ async fn live_a_queue_that_somebody_removed_is_declared_again() {
     fixture.client.delete_queue("reeve.requests").await;
     let lost = fixture.bus.publish(&Address::Requests, message("lost")).await;
     assert!(matches!(&lost, Err(BusError::Unavailable(why)) if why.contains("no queue is bound")), "{lost:?}");
-    let taken = async {
-        while fixture.bus.publish(&Address::Requests, message("taken")).await.is_err() {}
-    };
+    let taken = async { while fixture.bus.publish(&Address::Requests, message("taken")).await.is_err() {} };
     tokio::time::timeout(PATIENCE, taken).await.expect("the queue is back");
     let mut consumer = fixture.bus.consume(&Queue::Requests, 1).await.expect("consumed");
     assert_eq!(next(&mut consumer).await.message.body, b"taken".as_slice());
@@ -56,7 +54,8 @@ async fn live_an_event_carries_its_id_and_type_and_needs_no_listener() {
     let channel = &fixture.client.channel;
     let queue = channel.queue_declare("".into(), lapin::options::QueueDeclareOptions::exclusive(), Default::default());
     let queue = queue.await.expect("declared").name().clone();
-    let bound = channel.queue_bind(queue.clone(), "reeve.events".into(), "vm.*".into(), Default::default(), Default::default());
+    let bound =
+        channel.queue_bind(queue.clone(), "reeve.events".into(), "vm.*".into(), Default::default(), Default::default());
     bound.await.expect("bound");
     fixture.bus.publish(&Address::Events("vm.provisioned".into()), event).await.expect("taken");
     let got = channel.basic_get(queue, BasicGetOptions { no_ack: true }).await.expect("asked").expect("routed");
@@ -81,7 +80,10 @@ async fn live_what_can_never_be_published_is_refused_at_once() {
     ];
     for (to, message, why) in cases {
         let refused = fixture.bus.publish(&to, message).await;
-        assert!(matches!(&refused, Err(BusError::Refused(text)) if text.contains(why)), "{refused:?}, expected {why:?}");
+        assert!(
+            matches!(&refused, Err(BusError::Refused(text)) if text.contains(why)),
+            "{refused:?}, expected {why:?}"
+        );
     }
 }
 
@@ -89,7 +91,11 @@ async fn live_what_can_never_be_published_is_refused_at_once() {
 async fn live_the_largest_message_goes_through() {
     let fixture = Fixture::new().await;
     let body = vec![7_u8; 16 << 20];
-    fixture.bus.publish(&Address::Requests, Message { body: body.clone().into(), ..Message::default() }).await.expect("taken");
+    fixture
+        .bus
+        .publish(&Address::Requests, Message { body: body.clone().into(), ..Message::default() })
+        .await
+        .expect("taken");
     let mut consumer = fixture.bus.consume(&Queue::Requests, 1).await.expect("consumed");
     let delivery = next(&mut consumer).await;
     assert!(delivery.message.body == body);

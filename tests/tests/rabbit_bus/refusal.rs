@@ -31,7 +31,8 @@ async fn live_a_wrong_password_is_a_clear_error_that_does_not_show_it() {
 async fn live_a_queue_that_somebody_declared_otherwise_is_named_with_what_to_do() {
     let broker = Broker::take().await;
     let client = Client::new(&broker.url()).await;
-    let declared = client.channel.queue_declare("reeve.shard.3".into(), QueueDeclareOptions::durable(), FieldTable::default());
+    let declared =
+        client.channel.queue_declare("reeve.shard.3".into(), QueueDeclareOptions::durable(), FieldTable::default());
     declared.await.expect("declared");
     let bus = start(config(&broker.url()));
     let status = until(&bus, |status| error(&status.consuming).contains("reeve.shard.3")).await;

@@ -179,7 +179,8 @@ impl SimCloud {
         loop {
             self.settle();
             let now = self.clock.now();
-            let wait = self.next_change().map_or(DRIVE_STEP, |at| at.since(now)).clamp(Duration::from_millis(1), DRIVE_STEP);
+            let wait =
+                self.next_change().map_or(DRIVE_STEP, |at| at.since(now)).clamp(Duration::from_millis(1), DRIVE_STEP);
             self.clock.sleep(wait).await;
         }
     }

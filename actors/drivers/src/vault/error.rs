@@ -21,7 +21,9 @@ pub(super) fn of_read(path: &str, error: &opendal::Error) -> VaultError {
 pub(super) fn of_write(path: &str, error: &opendal::Error) -> VaultError {
     let why = format!("{path}: {}", reason(error));
     let for_good = match error.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::ConfigInvalid => true,
+        ErrorKind::PermissionDenied | ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::ConfigInvalid => {
+            true
+        }
         _ => io_cause(error).is_some_and(|cause| blocks_writing(cause.kind())),
     };
     if for_good { VaultError::NotWritable(why) } else { VaultError::Unavailable(why) }

@@ -250,7 +250,8 @@ async fn a_launch_is_found_by_its_operation(fixture: &dyn CloudFixture) {
     ]);
     let data: Vec<u8> = (0..4_096_u32).map(|n| (n % 251) as u8).collect();
     let disks = vec![source(Disk::Root, root.clone()), source(Disk::Volume("old".to_owned()), data.clone())];
-    let spec = LaunchSpec { name: "successor".to_owned(), metadata: metadata.clone(), like: ancestor, addresses: 1, disks };
+    let spec =
+        LaunchSpec { name: "successor".to_owned(), metadata: metadata.clone(), like: ancestor, addresses: 1, disks };
     let made = cloud.launch(spec).await.expect("a VM is launched");
     assert_eq!(cloud.find_launched(&operation).await, Ok(vec![made]), "a launch is found by its operation");
     let facts = until_settled(fixture, made, VmState::Active).await;

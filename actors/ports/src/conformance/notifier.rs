@@ -2,7 +2,7 @@
 
 use reeve_lifecycle::effect::{Audience, EffectKey, Notice};
 use reeve_protocol::event::{Alert, Offer};
-use reeve_protocol::{Generation, Timestamp, UserId, VmId};
+use reeve_protocol::{Generation, Span, Timestamp, UserId, VmId};
 use uuid::Uuid;
 
 use crate::notifier::{Letter, Notifier};
@@ -26,12 +26,12 @@ pub fn notices() -> Vec<Notice> {
     let at = Timestamp::from_millis(1_700_000_000_000);
     vec![
         Notice::LeaseCreated { ends_at: at },
-        Notice::Expiring { ends_at: at, offer: offer() },
-        Notice::Expired { grace_until: Some(at), offer: offer() },
+        Notice::Expiring { ends_at: at, offer: Offer::Extend { by: Span::from_days(30), left: 1 } },
+        Notice::Expired { grace_until: Some(at), offer: Offer::Extend { by: Span::from_days(30), left: 1 } },
         Notice::Extended { ends_at: at },
         Notice::Ended,
         Notice::Revived { new_vm: VmId::new(Uuid::nil()) },
-        Notice::Alert { alert: alert(), message: "in words".to_owned() },
+        Notice::Alert { alert: Alert::RepairExhausted, message: "in words".to_owned() },
     ]
 }
 

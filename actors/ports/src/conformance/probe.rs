@@ -46,7 +46,11 @@ pub async fn run(fixture: &dyn ProbeFixture) {
     let (vm, host) = fixture.boot().await;
     until_up(fixture, vm, &host).await;
     assert_eq!(probe.probe(vm, Some(&host), ProbeKind::Cloud, TIMEOUT).await, ProbeVerdict::Up, "the cloud's own view");
-    assert_eq!(probe.probe(vm, None, ProbeKind::GuestAgent, TIMEOUT).await, ProbeVerdict::Up, "a host need not be known");
+    assert_eq!(
+        probe.probe(vm, None, ProbeKind::GuestAgent, TIMEOUT).await,
+        ProbeVerdict::Up,
+        "a host need not be known"
+    );
 
     let nobody = VmId::new(Uuid::new_v4());
     let verdict = probe.probe(nobody, Some(&host), ProbeKind::GuestAgent, TIMEOUT).await;

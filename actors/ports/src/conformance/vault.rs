@@ -143,12 +143,18 @@ async fn storing_and_sealing_again_changes_nothing(vault: &dyn Vault) {
     let longer = store(vault, &path, &Disk::Root, &content(9, 200_000)).await;
     assert_eq!(longer.bytes, 200_000);
     let manifest = sealed(vault, &path).await;
-    assert!(matches!(vault.verify(&path).await, Ok(Verification::Equal { .. })), "a second attempt overwrites the first");
+    assert!(
+        matches!(vault.verify(&path).await, Ok(Verification::Equal { .. })),
+        "a second attempt overwrites the first"
+    );
     let later = Manifest { sealed_at: Timestamp::from_millis(1_800_000_000_000), ..manifest.clone() };
     vault.seal(&path, &later).await.expect("sealing again is no error");
     assert_eq!(vault.manifest(&path).await, Ok(manifest), "sealing again changes nothing");
     store(vault, &path, &Disk::Root, &content(1, 100_000)).await;
-    assert!(matches!(vault.verify(&path).await, Ok(Verification::Equal { .. })), "storing the same again harms nothing");
+    assert!(
+        matches!(vault.verify(&path).await, Ok(Verification::Equal { .. })),
+        "storing the same again harms nothing"
+    );
 }
 
 async fn what_is_not_there_cannot_be_sealed(vault: &dyn Vault) {

@@ -14,8 +14,6 @@ use crate::performer::{Job, TakeOutcome, Task};
 use crate::shared::Shared;
 
 /// What a worker is told.
-#[derive(Message)]
-#[rtype(result = "()")]
 pub(super) enum ToWorker {
     /// Perform this.
     Perform(Box<Job>),
@@ -25,6 +23,10 @@ pub(super) enum ToWorker {
     Kill,
     /// End in order.
     Halt,
+}
+
+impl Message for ToWorker {
+    type Result = ();
 }
 
 /// A worker.
@@ -58,10 +60,10 @@ impl Handler<ToWorker> for EffectWorker {
                 self.tasks.retain(|(running, _)| *running != key);
                 self.link.tell(ToVm::Performed { key, outcome });
             }
-            ToWorker::Kill => ctx.terminate(),
+            ToWorker::Kill => ctx.stop(),
             ToWorker::Halt => {
                 self.link.disarm();
-                ctx.terminate();
+                ctx.stop();
             }
         }
     }

@@ -12,7 +12,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
+use futures::future::{AbortHandle, abortable};
 use reeve_lifecycle::VmInput;
 use reeve_lifecycle::input::Reason;
 use reeve_protocol::Timestamp;
@@ -27,8 +28,6 @@ const CHUNK: Duration = Duration::from_secs(600);
 const REPEAT: Duration = Duration::from_secs(1);
 
 /// What the timer is told.
-#[derive(Message)]
-#[rtype(result = "()")]
 pub(super) enum ToTimer {
     /// The next deadline, from now on.
     Arm(Option<(Timestamp, Reason)>),
@@ -40,13 +39,17 @@ pub(super) enum ToTimer {
     Halt,
 }
 
+impl Message for ToTimer {
+    type Result = ();
+}
+
 /// The timer.
 pub(super) struct LeaseTimer {
     shared: Arc<Shared>,
     link: ChildLink,
     deadline: Option<(Timestamp, Reason)>,
     fired: Option<Timestamp>,
-    sleep: Option<SpawnHandle>,
+    sleep: Option<AbortHandle>,
 }
 
 impl LeaseTimer {
@@ -56,11 +59,12 @@ impl LeaseTimer {
 
     /// Sleeps until the deadline, or a chunk of the way.
     fn sleep(&mut self, ctx: &mut Context<Self>) {
+        // Aborted rather than cancelled: an actix context that is ended with a cancelled future in it spins for ever.
         if let Some(sleep) = self.sleep.take() {
-            ctx.cancel_future(sleep);
+            sleep.abort();
         }
         let Some((deadline, _)) = self.deadline else { return };
-        let mut wait = deadline.since(self.shared.clock.now()).min(CHUNK);
+        let mut wait = deadline.since(self.shared.trust.now()).min(CHUNK);
         if self.fired == Some(deadline) {
             wait = wait.max(REPEAT);
         }
@@ -68,20 +72,25 @@ impl LeaseTimer {
             return self.wake(ctx);
         }
         let clock = Arc::clone(&self.shared.clock);
-        let sleep = async move { clock.sleep(wait).await };
-        self.sleep = Some(ctx.spawn(sleep.into_actor(self).map(|(), timer, ctx| timer.wake(ctx))));
+        let (sleep, handle) = abortable(async move { clock.sleep(wait).await });
+        self.sleep = Some(handle);
+        ctx.spawn(sleep.into_actor(self).map(|slept, timer, ctx| {
+            if slept.is_ok() {
+                timer.wake(ctx);
+            }
+        }));
     }
 
     fn wake(&mut self, ctx: &mut Context<Self>) {
         self.sleep = None;
         let Some((deadline, reason)) = self.deadline else { return };
-        if self.shared.clock.now() < deadline {
+        if self.shared.trust.now() < deadline {
             return self.sleep(ctx);
         }
         tracing::debug!(?reason, %deadline, "a deadline has come");
         self.fired = Some(deadline);
-        self.link.tell(ToVm::Input(Box::new(Envelope { input: VmInput::Tick, reply: None })));
-        // If the answer to this is lost, the supervisor is told again.
+        self.link.offer(ToVm::Input(Box::new(Envelope { input: VmInput::Tick, reply: None })));
+        // If it is lost or the supervisor is busy, it is told again.
         self.sleep(ctx);
     }
 }
@@ -100,10 +109,10 @@ impl Handler<ToTimer> for LeaseTimer {
                 self.sleep(ctx);
             }
             ToTimer::Rearm => self.sleep(ctx),
-            ToTimer::Kill => ctx.terminate(),
+            ToTimer::Kill => ctx.stop(),
             ToTimer::Halt => {
                 self.link.disarm();
-                ctx.terminate();
+                ctx.stop();
             }
         }
     }

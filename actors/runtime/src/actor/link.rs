@@ -77,6 +77,15 @@ impl ChildLink {
         self.armed = false;
     }
 
+    /// Tells the supervisor something that comes again by itself, unless its mailbox is full: while it waits for the
+    /// store, wake-ups and probes must not pile up.
+    pub(super) fn offer(&self, message: ToVm) {
+        if let Some(supervisor) = self.supervisor.upgrade() {
+            // Full or gone: it is told again, or nobody needs to know.
+            let _ = supervisor.try_send(message);
+        }
+    }
+
     /// Tells the supervisor something, if it is still there.
     pub(super) fn tell(&self, message: ToVm) {
         if let Some(supervisor) = self.supervisor.upgrade() {

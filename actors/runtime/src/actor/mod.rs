@@ -31,8 +31,8 @@ use reeve_protocol::event::Child;
 use reeve_protocol::{CloudName, Timestamp, VmId};
 use tokio::sync::oneshot;
 
-pub(crate) use self::arbiters::{ArbiterPool, NoSystem};
-pub(crate) use self::intensity::{Attempt, Intensity};
+pub(crate) use self::arbiters::ArbiterPool;
+pub(crate) use self::intensity::{Intensity, Limit};
 pub(crate) use self::link::{End, VmLink};
 pub use self::system::run_system;
 use crate::perform::Ownership;
@@ -69,8 +69,6 @@ pub(crate) struct ShardTerm {
 }
 
 /// What a supervisor is told.
-#[derive(Message)]
-#[rtype(result = "()")]
 pub(crate) enum ToVm {
     /// Decide.
     Input(Box<Envelope>),
@@ -94,6 +92,10 @@ pub(crate) enum ToVm {
     Performed { key: EffectKey, outcome: Outcome },
     /// A child ended by itself.
     ChildDown { child: Child, incarnation: u32 },
+}
+
+impl Message for ToVm {
+    type Result = ();
 }
 
 /// A way to a supervisor.
@@ -141,7 +143,12 @@ impl Drop for OwnedVm {
 }
 
 /// Starts the supervisor of a record on an arbiter. If the arbiter dies before it runs, the link tells so.
-pub(crate) fn spawn_vm(arbiter: &arbiters::ArbiterRef, term: Arc<ShardTerm>, record: VmRecord, link: VmLink) -> OwnedVm {
+pub(crate) fn spawn_vm(
+    arbiter: &arbiters::ArbiterRef,
+    term: Arc<ShardTerm>,
+    record: VmRecord,
+    link: VmLink,
+) -> OwnedVm {
     let address = supervisor::VmSupervisor::start_in_arbiter(arbiter.handle(), move |_| {
         supervisor::VmSupervisor::new(term, record, link)
     });

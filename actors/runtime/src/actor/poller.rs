@@ -61,8 +61,6 @@ impl Target {
 }
 
 /// What the poller is told.
-#[derive(Message)]
-#[rtype(result = "()")]
 pub(super) enum ToPoller {
     /// Probe this from the next time on.
     Retarget(Box<Target>),
@@ -70,6 +68,10 @@ pub(super) enum ToPoller {
     Kill,
     /// End in order.
     Halt,
+}
+
+impl Message for ToPoller {
+    type Result = ();
 }
 
 /// The poller.
@@ -102,7 +104,7 @@ impl Poller {
         let probing = async move { ask(&shared, &target).await };
         ctx.spawn(probing.into_actor(self).map(move |verdict, poller, ctx| {
             let input = VmInput::Probed { probe: kind, verdict };
-            poller.link.tell(ToVm::Input(Box::new(Envelope { input, reply: None })));
+            poller.link.offer(ToVm::Input(Box::new(Envelope { input, reply: None })));
             poller.wait(ctx);
         }));
     }
@@ -135,10 +137,10 @@ impl Handler<ToPoller> for Poller {
     fn handle(&mut self, message: ToPoller, ctx: &mut Context<Self>) {
         match message {
             ToPoller::Retarget(target) => self.target = target,
-            ToPoller::Kill => ctx.terminate(),
+            ToPoller::Kill => ctx.stop(),
             ToPoller::Halt => {
                 self.link.disarm();
-                ctx.terminate();
+                ctx.stop();
             }
         }
     }

@@ -104,7 +104,8 @@ async fn publish(shared: &Shared, mut batch: Batch<'_>) -> bool {
     let mut through = None;
     let mut failed = false;
     for event in &events {
-        let publishing = shared.bus.publish(&Address::Events(event.routing_key().to_owned()), message(shared, event));
+        let to = Address::Events(event.routing_key().to_owned());
+        let publishing = shared.bus.publish(&to, message(shared, event));
         match within(shared.clock.as_ref(), shared.ports.timeouts.call, publishing).await {
             Some(Ok(())) => through = Some(event.sequence),
             Some(Err(error)) => {

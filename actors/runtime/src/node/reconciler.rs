@@ -66,9 +66,10 @@ fn hold(shared: &Shared, cloud: &Arc<CloudName>, begins: bool) {
 
 /// 0.9 to 1.1, so that several clouds and nodes do not list in step; the same for the same name and round.
 fn jitter(cloud: &CloudName, round: u32) -> f64 {
-    let mixed = cloud.as_str().bytes().fold(round.wrapping_mul(0x9e37_79b9), |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    });
+    let mixed = cloud
+        .as_str()
+        .bytes()
+        .fold(round.wrapping_mul(0x9e37_79b9), |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     0.9 + 0.2 * f64::from(mixed % 1000) / 1000.0
 }
 

@@ -28,8 +28,10 @@ use reeve_protocol::{CloudName, Epoch, ShardId, Timestamp, VmId};
 use tokio::sync::oneshot;
 
 use self::load::{decode, loading, reload};
-use crate::actor::{ArbiterPool, End, Envelope, InputReply, Intensity, OwnedVm, ShardTerm, ToVm, VmHandle, VmLink, VmOwner, spawn_vm};
-use crate::actor::Limit;
+use crate::actor::{
+    ArbiterPool, End, Envelope, InputReply, Intensity, Limit, OwnedVm, ShardTerm, ToVm, VmHandle, VmLink, VmOwner,
+    spawn_vm,
+};
 use crate::perform::Ownership;
 use crate::performer::Task;
 use crate::shared::Shared;

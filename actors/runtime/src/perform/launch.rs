@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use reeve_lifecycle::policy::POLICY_KEY;
 use reeve_lifecycle::{Done, Outcome};
 use reeve_ports::cloud::{DiskSource, LaunchSpec, OPERATION_KEY, REVIVED_FROM_KEY};
 use reeve_protocol::observation::{VmFacts, VmState};
@@ -28,6 +29,8 @@ async fn try_launch(attempt: Attempt<'_>, backup: BackupId, name: &str) -> Resul
                 metadata: BTreeMap::from([
                     (OPERATION_KEY.to_owned(), operation),
                     (REVIVED_FROM_KEY.to_owned(), attempt.vm.vm.to_string()),
+                    // A VM lives again under the terms that it had.
+                    (POLICY_KEY.to_owned(), attempt.vm.policy.clone()),
                 ]),
                 like: attempt.vm.vm,
                 addresses: attempt.vm.inventory.addresses.len(),

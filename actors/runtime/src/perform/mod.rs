@@ -16,7 +16,7 @@ mod launch;
 mod notify;
 mod probe;
 mod server;
-mod wait;
+pub(crate) mod wait;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -78,6 +78,8 @@ pub struct EffectContext {
     pub cloud: CloudName,
     /// Its name, for people.
     pub name: String,
+    /// The name of its policy.
+    pub policy: String,
     /// The host it was last seen on.
     pub host: Option<HostName>,
     /// Whether it exists, as far as the record knows.
@@ -97,6 +99,7 @@ impl EffectContext {
             vm: record.vm,
             cloud: record.cloud.clone(),
             name: record.facts.name.clone(),
+            policy: record.policy.name.clone(),
             host: record.facts.host.clone(),
             presence: record.presence,
             inventory: entry.map(|entry| entry.inventory.clone()).unwrap_or_default(),

@@ -141,7 +141,9 @@ async fn try_hard_reboot(attempt: Attempt<'_>) -> Result<Outcome, Outcome> {
                 begun = true;
             }
             None if facts.state == VmState::Active => return Ok(Outcome::Done(Done::Plain)),
-            None if facts.state == VmState::Error => return Ok(not_applied("the VM is in state error after the reboot")),
+            None if facts.state == VmState::Error => {
+                return Ok(not_applied("the VM is in state error after the reboot"));
+            }
             None => {}
         }
         if !patience.again().await {

@@ -191,8 +191,11 @@ async fn consumers_end_when_the_database_closes() {
 #[tokio::test(start_paused = true)]
 async fn a_publisher_that_stops_waiting_leaves_its_message() {
     let (_folder, db, bus) = open(BusLimits::default()).await;
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    db.write_now(move |_| Ok(wait.recv().is_err()), |held| assert_eq!(held, Ok(true)));
     let abandoned = futures::FutureExt::now_or_never(bus.publish(&Address::Requests, message("a")));
-    assert!(abandoned.is_none(), "a commit takes time");
+    assert!(abandoned.is_none(), "the writer is held up");
+    drop(go_on);
     db.write(|_| Ok(())).await.unwrap();
     let mut consumer = bus.consume(&Queue::Requests, 1).await.unwrap();
     assert_eq!(next(&mut consumer).await.message, message("a"));

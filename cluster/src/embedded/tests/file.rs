@@ -100,6 +100,6 @@ async fn a_closed_database_reads_and_writes_nothing() {
     db.close().await;
     assert!(matches!(db.write(|_| Ok(())).await, Err(super::super::error::WriteError::NotWritten(_))));
     assert!(matches!(db.read(|_| Ok(())).await, Err(super::super::error::ReadError::Unavailable(_))));
-    let bus = EmbeddedBus::open(db, std::sync::Arc::new(StillClock), BusLimits::default()).await;
+    let bus = EmbeddedBus::open(db, Arc::new(StillClock), BusLimits::default()).await;
     assert!(bus.is_err());
 }

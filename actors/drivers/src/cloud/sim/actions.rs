@@ -38,11 +38,15 @@ impl World {
         }
         if let Some(task) = &vm.task {
             let task = task.kind.as_nova().unwrap_or("spawning");
-            return Err(CloudError::Refused(format!("409 cannot {action} instance {id} while it is in task_state {task}")));
+            return Err(CloudError::Refused(format!(
+                "409 cannot {action} instance {id} while it is in task_state {task}"
+            )));
         }
         if !states.contains(&vm.state) {
             let state = vm.state.as_nova();
-            return Err(CloudError::Refused(format!("409 cannot {action} instance {id} while it is in vm_state {state}")));
+            return Err(CloudError::Refused(format!(
+                "409 cannot {action} instance {id} while it is in vm_state {state}"
+            )));
         }
         if !self.host(&vm.host).is_some_and(|host| host.up) {
             return Err(CloudError::Unavailable(format!("host {} does not answer", vm.host)));

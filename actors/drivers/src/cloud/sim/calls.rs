@@ -4,20 +4,18 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use reeve_lifecycle::effect::{Disk, Inventory, Volume};
-use reeve_ports::cloud::{
-    CloudSnapshot, DiskSource, HostHealth, LaunchSpec, ListPage, OPERATION_KEY, SnapshotState,
-};
+use reeve_ports::cloud::{CloudSnapshot, DiskSource, HostHealth, LaunchSpec, ListPage, OPERATION_KEY, SnapshotState};
 use reeve_ports::{Cloud, CloudError};
 use reeve_protocol::observation::{Said, VmFacts, VmState};
 use reeve_protocol::{Timestamp, VmId};
 
+use super::actions::Lock;
 use super::chance::Dice;
 use super::content::{self, Content, Ending};
 use super::fleet::{self, Disks, Owner};
 use super::model::{SimAddress, SimSnapshot, SnapshotEnd, TaskKind};
 use super::world::World;
 use super::{Act, Actor, Call, CallKind, Done, FaultKind, MAX_DISK_BYTES, SimCloud};
-use super::actions::Lock;
 
 const SNAPSHOT_STATES: [VmState; 5] =
     [VmState::Active, VmState::Stopped, VmState::Paused, VmState::Suspended, VmState::Error];
@@ -98,7 +96,11 @@ impl Cloud for SimCloud {
         .await
     }
 
-    async fn read_snapshot(&self, vm: VmId, id: &str) -> Result<BoxStream<'static, std::io::Result<Bytes>>, CloudError> {
+    async fn read_snapshot(
+        &self,
+        vm: VmId,
+        id: &str,
+    ) -> Result<BoxStream<'static, std::io::Result<Bytes>>, CloudError> {
         self.call(call(CallKind::ReadSnapshot, Some(vm), id), |world, now, fault| {
             let snapshot = find_snapshot(world, vm, id)?;
             let half = snapshot.content.bytes / 2;
@@ -329,7 +331,10 @@ async fn read_disks(disks: Vec<DiskSource>) -> Result<Vec<(Disk, Bytes)>, CloudE
     for source in disks {
         let name = source.disk.object_name();
         if source.bytes > MAX_DISK_BYTES {
-            return Err(CloudError::Refused(format!("413 {name} has {} bytes, at most {MAX_DISK_BYTES}", source.bytes)));
+            return Err(CloudError::Refused(format!(
+                "413 {name} has {} bytes, at most {MAX_DISK_BYTES}",
+                source.bytes
+            )));
         }
         let bytes = content::collect(source.content, source.bytes).await;
         let bytes = bytes.map_err(|why| CloudError::Unavailable(format!("upload of {name}: {why}")))?;

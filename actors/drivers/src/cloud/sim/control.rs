@@ -186,8 +186,7 @@ impl SimCloud {
     fn set_host(&self, name: &HostName, up: bool) -> Result<(), CloudError> {
         let detail = format!("{name} {}", if up { "up" } else { "down" });
         self.happens((Actor::Fate, CallKind::Event, None, &detail), |world, _| {
-            let mut host =
-                world.host(name).cloned().ok_or_else(|| CloudError::NotFound(format!("host {name}")))?;
+            let mut host = world.host(name).cloned().ok_or_else(|| CloudError::NotFound(format!("host {name}")))?;
             host.up = up;
             world.put_host(host);
             Ok(Done::changed(()))

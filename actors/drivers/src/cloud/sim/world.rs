@@ -12,9 +12,7 @@ use super::audit::{Audit, AuditEntry};
 use super::chance::{self, Dice};
 use super::config::SimConfig;
 use super::content::{Content, Contents};
-use super::model::{
-    Cure, GroundTruth, SimAddress, SimHost, SimSnapshot, SimVm, SimVolume, Task, TaskKind,
-};
+use super::model::{Cure, GroundTruth, SimAddress, SimHost, SimSnapshot, SimVm, SimVolume, Task, TaskKind};
 use super::notification::{self, Event};
 
 /// The counters that names and throws are made from.
@@ -304,7 +302,8 @@ impl World {
         vm.tasks += 1;
         let length = Dice::new(self.config.seed, &format!("boot/{}/{}", vm.id, vm.tasks)).span(self.config.boot);
         vm.state = VmState::Active;
-        vm.power = if vm.ailment.is_some_and(|ailment| ailment.crashed) { PowerState::Crashed } else { PowerState::Running };
+        vm.power =
+            if vm.ailment.is_some_and(|ailment| ailment.crashed) { PowerState::Crashed } else { PowerState::Running };
         vm.boots_until = at + length;
     }
 

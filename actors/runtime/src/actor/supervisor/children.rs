@@ -103,17 +103,19 @@ impl Children {
     fn end(&self, child: Child, kill: bool) {
         match child {
             Child::LeaseTimer => {
-                let message = if kill { ToTimer::Kill } else { ToTimer::Halt };
-                self.timer.iter().for_each(|timer| timer.address.do_send(message));
+                if let Some(timer) = &self.timer {
+                    timer.address.do_send(if kill { ToTimer::Kill } else { ToTimer::Halt });
+                }
             }
             Child::Poller => {
-                let message = if kill { ToPoller::Kill } else { ToPoller::Halt };
-                self.poller.iter().for_each(|poller| poller.address.do_send(message));
+                if let Some(poller) = &self.poller {
+                    poller.address.do_send(if kill { ToPoller::Kill } else { ToPoller::Halt });
+                }
             }
             Child::Repairer | Child::BackupWorker | Child::ActionWorker => {
-                let message = if kill { ToWorker::Kill } else { ToWorker::Halt };
-                let worker = self.workers.iter().find(|(role, _)| *role == child);
-                worker.iter().for_each(|(_, worker)| worker.address.do_send(message));
+                if let Some((_, worker)) = self.workers.iter().find(|(role, _)| *role == child) {
+                    worker.address.do_send(if kill { ToWorker::Kill } else { ToWorker::Halt });
+                }
             }
         }
     }
@@ -128,8 +130,7 @@ impl Drop for Children {
     }
 }
 
-const ALL: [Child; 5] =
-    [Child::LeaseTimer, Child::Poller, Child::Repairer, Child::BackupWorker, Child::ActionWorker];
+const ALL: [Child; 5] = [Child::LeaseTimer, Child::Poller, Child::Repairer, Child::BackupWorker, Child::ActionWorker];
 
 impl VmSupervisor {
     fn link(&mut self, child: Child, ctx: &Context<Self>) -> ChildLink {
@@ -251,7 +252,7 @@ impl VmSupervisor {
             Child::LeaseTimer => self.arm(ctx),
             Child::Poller => self.watch(None, ctx),
             Child::Repairer | Child::BackupWorker | Child::ActionWorker => {
-                let now = self.term.shared.clock.now();
+                let now = self.term.shared.trust.now();
                 let lost = recover(&self.record, now).into_iter();
                 self.dispatch(lost.filter(|pending| child_of(pending.effect.worker()) == child).collect(), ctx);
             }

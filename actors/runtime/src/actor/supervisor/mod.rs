@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use reeve_lifecycle::policy::POLICY_KEY;
-use reeve_lifecycle::record::{Health, Hold, Presence};
+use reeve_lifecycle::record::{Health, Presence};
 use reeve_lifecycle::{EffectKey, Ignored, ProbeVerdict, Step, Verdict, VmInput, VmRecord, recover, step};
 use reeve_protocol::Timestamp;
 use reeve_protocol::command::{Refusal, RefusalCode};
@@ -34,6 +34,15 @@ const MAX_HELD: usize = 64;
 /// How many times one input is decided again because the store held another record.
 const MAX_REDECIDED: u32 = 5;
 
+/// Whether the next input can be decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// This one is through.
+    Done,
+    /// A commit is awaited, or the supervisor ends.
+    Waits,
+}
+
 /// The supervisor.
 pub(super) struct VmSupervisor {
     term: Arc<ShardTerm>,
@@ -41,6 +50,8 @@ pub(super) struct VmSupervisor {
     since: Timestamp,
     /// Effects that are being performed, by which child.
     running: Vec<(EffectKey, Child)>,
+    /// Inputs to be decided before the next message.
+    next: VecDeque<Box<Envelope>>,
     /// Inputs that wait until events are published.
     held: VecDeque<Box<Envelope>>,
     /// The policy that the VM's metadata last named.
@@ -59,6 +70,7 @@ impl VmSupervisor {
             record,
             since,
             running: Vec::new(),
+            next: VecDeque::new(),
             held: VecDeque::new(),
             wanted: None,
             announced: false,
@@ -78,9 +90,10 @@ impl VmSupervisor {
         self.record.presence != Presence::Unseen
     }
 
-    fn end(&mut self, end: End, ctx: &mut Context<Self>) {
+    fn end(&mut self, end: End, ctx: &mut Context<Self>) -> Progress {
         self.link.ending(end);
-        ctx.terminate();
+        ctx.stop();
+        Progress::Waits
     }
 
     /// Decides this after the messages that wait already.
@@ -88,15 +101,10 @@ impl VmSupervisor {
         ctx.address().do_send(ToVm::Input(Box::new(Envelope { input, reply: None })));
     }
 
-    /// Takes an input.
+    /// Takes an input, after those that are to be decided before it.
     fn take(&mut self, envelope: Box<Envelope>, ctx: &mut Context<Self>) {
         if self.says_nothing(&envelope.input) {
             return answer(*envelope, InputReply::Verdict(Verdict::Ignored(Ignored::Nothing)));
-        }
-        if matches!(envelope.input, VmInput::Tick) && self.must_doubt() {
-            self.input_later(VmInput::HoldRaised(Hold::ClockUntrusted), ctx);
-            self.input_later(VmInput::Tick, ctx);
-            return;
         }
         if let Some(assigned) = self.policy_named(&envelope.input) {
             self.input_later(assigned, ctx);
@@ -107,7 +115,17 @@ impl VmSupervisor {
         if waits {
             return self.hold(envelope);
         }
-        self.decide(envelope, 0, ctx);
+        self.next.push_back(envelope);
+        self.proceed(ctx);
+    }
+
+    /// Decides what is next, until a commit has to be awaited.
+    fn proceed(&mut self, ctx: &mut Context<Self>) {
+        while let Some(envelope) = self.next.pop_front() {
+            if self.decide(envelope, 0, ctx) == Progress::Waits {
+                return;
+            }
+        }
     }
 
     /// A transition is stored, a sign of life is not; a hold that stands needs no second.
@@ -129,12 +147,6 @@ impl VmSupervisor {
             | VmInput::Introduced { .. }
             | VmInput::Tick => false,
         }
-    }
-
-    /// Whether the clock is in doubt and the record does not know yet.
-    fn must_doubt(&self) -> bool {
-        let (_, trusted) = self.term.shared.trust.read();
-        !trusted && self.is_stored() && !self.record.holds.contains(&Hold::ClockUntrusted)
     }
 
     /// The policy that the VM's metadata names, if it names another than before. What it named when this supervisor
@@ -167,11 +179,12 @@ impl VmSupervisor {
     }
 
     /// Steps, and commits what changed. `again` counts how often this input was decided before.
-    fn decide(&mut self, envelope: Box<Envelope>, again: u32, ctx: &mut Context<Self>) {
-        let (now, _) = self.term.shared.trust.read();
+    fn decide(&mut self, envelope: Box<Envelope>, again: u32, ctx: &mut Context<Self>) -> Progress {
+        let now = self.term.shared.trust.now();
         let step = step(&self.record, envelope.input.clone(), now);
         if step.verdict == Verdict::Busy {
-            return self.hold(envelope);
+            self.hold(envelope);
+            return Progress::Done;
         }
         if !step.changed && !step.purge {
             return self.decided(*envelope, step, ctx);
@@ -182,14 +195,18 @@ impl VmSupervisor {
             Err(error) => {
                 tracing::error!(vm = %self.record.vm, %error, "a record cannot be written; the input is refused");
                 let message = format!("the record of {} cannot be written: {error}", self.record.vm);
-                return answer(*envelope, InputReply::Refused(Refusal::new(RefusalCode::Unavailable, message)));
+                answer(*envelope, InputReply::Refused(Refusal::new(RefusalCode::Unavailable, message)));
+                return Progress::Done;
             }
         };
         let term = Arc::clone(&self.term);
         let committing = Box::pin(async move { commit(&term, write).await });
         ctx.wait(committing.into_actor(self).map(move |committed, supervisor, ctx| {
-            supervisor.committed(committed, envelope, step, again, ctx);
+            if supervisor.committed(committed, envelope, step, again, ctx) == Progress::Done {
+                supervisor.proceed(ctx);
+            }
         }));
+        Progress::Waits
     }
 
     fn committed(
@@ -199,7 +216,7 @@ impl VmSupervisor {
         step: Step,
         again: u32,
         ctx: &mut Context<Self>,
-    ) {
+    ) -> Progress {
         match committed {
             Committed::Yes => self.decided(*envelope, step, ctx),
             Committed::Reload(Some(stored)) if again < MAX_REDECIDED => {
@@ -207,7 +224,7 @@ impl VmSupervisor {
                 let before = self.record.outbox.len();
                 self.record = *stored;
                 self.count_outbox(before);
-                self.decide(envelope, again + 1, ctx);
+                self.decide(envelope, again + 1, ctx)
             }
             // The owner starts a new supervisor from what is stored, and the sender sends again.
             Committed::Reload(_) => self.end(End::Lost, ctx),
@@ -218,7 +235,7 @@ impl VmSupervisor {
     }
 
     /// A decision is committed, or changed nothing: acknowledge, then act.
-    fn decided(&mut self, envelope: Envelope, step: Step, ctx: &mut Context<Self>) {
+    fn decided(&mut self, envelope: Envelope, step: Step, ctx: &mut Context<Self>) -> Progress {
         let Step { record, changed, purge, effects, events: _, verdict } = step;
         let before = changed.then(|| std::mem::replace(&mut self.record, record));
         if let Some(before) = &before {
@@ -245,19 +262,11 @@ impl VmSupervisor {
         if changed || woken {
             self.arm(ctx);
         }
-        if published && let Some(first) = self.held.pop_front() {
-            self.decide_held(first, ctx);
+        if published {
+            // There may be room now: what waited is decided before anything in the mailbox, in its order.
+            self.next.extend(self.held.drain(..));
         }
-    }
-
-    /// Decides what waited, in its order; each goes back to the front if there is still no room.
-    fn decide_held(&mut self, first: Box<Envelope>, ctx: &mut Context<Self>) {
-        let rest = std::mem::take(&mut self.held);
-        // The messages keep their order in the mailbox, before anything sent from now on is looked at.
-        for envelope in rest {
-            ctx.address().do_send(ToVm::Input(envelope));
-        }
-        self.decide(first, 0, ctx);
+        Progress::Done
     }
 
     fn hold(&mut self, envelope: Box<Envelope>) {
@@ -316,7 +325,7 @@ impl Actor for VmSupervisor {
         if !self.is_stored() {
             return;
         }
-        let (now, _) = self.term.shared.trust.read();
+        let now = self.term.shared.trust.now();
         self.announce(ctx);
         self.dispatch(recover(&self.record, now), ctx);
         self.watch(None, ctx);
@@ -353,10 +362,16 @@ impl Handler<ToVm> for VmSupervisor {
                 let _ = reply.send(self.tree());
             }
             ToVm::Kill(Some(child)) => self.kill_child(child),
-            ToVm::Kill(None) => self.end(End::Killed, ctx),
+            ToVm::Kill(None) => {
+                self.end(End::Killed, ctx);
+            }
             ToVm::Restart(Some(child)) => self.restart_child(child, ctx),
-            ToVm::Restart(None) => self.end(End::Restart, ctx),
-            ToVm::Halt => self.end(End::Halted, ctx),
+            ToVm::Restart(None) => {
+                self.end(End::Restart, ctx);
+            }
+            ToVm::Halt => {
+                self.end(End::Halted, ctx);
+            }
             ToVm::Performed { key, outcome } => {
                 self.running.retain(|(running, _)| *running != key);
                 let input = VmInput::EffectDone { key, outcome };

@@ -9,6 +9,7 @@ use reeve_lifecycle::{VmInput, VmRecord};
 use reeve_ports::store::Stored;
 use reeve_ports::{CloudError, StoreError};
 use reeve_protocol::command::{Refusal, RefusalCode};
+use reeve_protocol::observation::VmState;
 use reeve_protocol::{ShardId, VmId, codec};
 
 use super::{Routed, ToShard};
@@ -97,6 +98,8 @@ pub(super) async fn adopt(shared: Arc<Shared>, routed: Routed, owner: ActorRef<T
     let mut silent = Vec::new();
     for (name, cloud) in &shared.ports.cloud {
         match within(shared.clock.as_ref(), shared.ports.timeouts.call, cloud.show(routed.vm)).await {
+            // A cloud may show for a while what is gone.
+            Some(Ok((facts, _))) if facts.state == VmState::Deleted => {}
             Some(Ok((facts, said))) => {
                 let input = VmInput::Listed { facts, said };
                 let listed = Routed { vm: routed.vm, cloud: Some(name.clone()), input, reply: None };

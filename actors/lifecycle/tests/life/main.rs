@@ -1,0 +1,18 @@
+//! The rules of a VM's life, each a test whose name states it. One binary, so that the helpers are built once.
+
+mod backup;
+mod commands;
+mod common;
+mod deadlines;
+mod ending;
+mod extension;
+mod format;
+mod health;
+mod holds;
+mod lease;
+mod observation_order;
+mod operations;
+mod properties;
+mod repair;
+mod retention;
+mod revive;

@@ -1,0 +1,141 @@
+//! Producers' commands.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::Either;
+use reeve_lifecycle::{Ignored, NamedPolicy, Policies, Verdict, VmInput};
+use reeve_ports::{Address, BusError, Delivery, Message, Settlement};
+use reeve_protocol::command::{Answer, Command, CommandKind, Refusal, RefusalCode, answer_json, parse};
+
+use super::{forward, settle};
+use crate::node::router::{Delivered, Posted, Sending};
+use crate::shared::Shared;
+
+/// How many times an answer is published before it is given up: the command is carried out, and the same message id
+/// again gives the same answer.
+const MAX_ANSWERS: u32 = 5;
+/// The wait between two of them.
+const ANSWER_WAIT: Duration = Duration::from_secs(1);
+
+/// The policy that a command names; a refusal if there is none of that name.
+pub(in crate::node) fn resolve_policy(policies: &Policies, command: &Command) -> Result<Option<NamedPolicy>, Refusal> {
+    match &command.kind {
+        CommandKind::LeaseSetPolicy { policy } => match policies.get(policy) {
+            Some(named) => Ok(Some(named)),
+            None => Err(Refusal::new(RefusalCode::NotFound, format!("no policy {policy:?} is configured"))),
+        },
+        CommandKind::VmAdopt
+        | CommandKind::VmStart
+        | CommandKind::VmStop
+        | CommandKind::VmReboot
+        | CommandKind::VmSuspend
+        | CommandKind::VmResume
+        | CommandKind::VmDelete { .. }
+        | CommandKind::VmRevive { .. }
+        | CommandKind::VmMaintenance(_)
+        | CommandKind::LeaseExtend { .. }
+        | CommandKind::LeaseEnd
+        | CommandKind::LeaseCancelEnd
+        | CommandKind::LeaseSetDelegates { .. }
+        | CommandKind::LeaseExempt(_)
+        | CommandKind::BackupRun
+        | CommandKind::BackupVerify { .. }
+        | CommandKind::BackupRestore { .. }
+        | CommandKind::BackupDelete { .. }
+        | CommandKind::HealthReport { .. }
+        | CommandKind::RepairRun
+        | CommandKind::RepairSuspend(_) => Ok(None),
+    }
+}
+
+/// The answer that a verdict holds.
+pub(in crate::node) fn answer_of(command: &Command, delivered: Delivered) -> Option<Answer> {
+    let nothing = || {
+        let message = format!("{} changes nothing", command.id);
+        Ok(reeve_protocol::command::Accepted { vm: command.vm, message, ends_at: None, backup: None })
+    };
+    match delivered {
+        Delivered::Verdict(Verdict::Denied(answer)) => Some(answer),
+        Delivered::Verdict(Verdict::Accepted(answer) | Verdict::Ignored(Ignored::Duplicate(answer))) => {
+            Some(answer.unwrap_or_else(nothing))
+        }
+        Delivered::Verdict(Verdict::Ignored(Ignored::Stale | Ignored::Nothing | Ignored::Over)) => Some(nothing()),
+        Delivered::Verdict(Verdict::Busy) => {
+            Some(Err(Refusal::new(RefusalCode::Unavailable, "too much is unpublished; send it again")))
+        }
+        Delivered::Refused(refusal) => Some(Err(refusal)),
+        Delivered::Poison => None,
+    }
+}
+
+/// Parses and posts at once; the future returned awaits the commit, answers and settles.
+pub(super) fn take(shared: Arc<Shared>, delivery: Delivery) -> impl Future<Output = ()> + Send + 'static {
+    let message = &delivery.message;
+    let command = match parse(message.kind.as_deref(), message.message_id.as_deref(), &message.body) {
+        Ok(command) => command,
+        Err(error) => return Either::Left(refuse(shared, delivery, Refusal::from(error))),
+    };
+    let policy = match resolve_policy(&shared.policies, &command) {
+        Ok(policy) => policy,
+        Err(refusal) => return Either::Left(refuse(shared, delivery, refusal)),
+    };
+    let shard = shared.router.shard_of(command.vm);
+    if !shared.owns(shard) {
+        let message = delivery.message.clone();
+        let forwarding = async move { forward(shared.bus.as_ref(), shard, delivery, message).await };
+        return Either::Right(Either::Left(forwarding));
+    }
+    let input = VmInput::Commanded { command: command.clone(), policy };
+    let posted = shared.router.post(Sending { vm: command.vm, cloud: None, input });
+    Either::Right(Either::Right(finish(shared, delivery, command, posted)))
+}
+
+async fn finish(shared: Arc<Shared>, delivery: Delivery, command: Command, posted: Posted) {
+    let delivered = shared.router.answer(posted).await;
+    match answer_of(&command, delivered) {
+        Some(answer) => {
+            reply(&shared, &delivery.message, &answer).await;
+            settle(delivery, Settlement::Ack).await;
+        }
+        None => {
+            let why = format!("the supervisor of {} ended each time it was told", command.vm);
+            reply(&shared, &delivery.message, &Err(Refusal::new(RefusalCode::Unavailable, why.as_str()))).await;
+            settle(delivery, Settlement::Dead(why)).await;
+        }
+    }
+}
+
+/// Answers what cannot be carried out; without anybody to answer to, it becomes a dead letter.
+async fn refuse(shared: Arc<Shared>, delivery: Delivery, refusal: Refusal) {
+    if delivery.message.reply_to.is_some() {
+        let reason = refusal.message.clone();
+        tracing::info!(message_id = delivery.message.message_id.as_deref(), %reason, "a command is refused");
+        reply(&shared, &delivery.message, &Err(refusal)).await;
+        settle(delivery, Settlement::Ack).await;
+    } else {
+        settle(delivery, Settlement::Dead(refusal.message)).await;
+    }
+}
+
+async fn reply(shared: &Shared, to: &Message, answer: &Answer) {
+    let Some(reply_to) = to.reply_to.clone() else { return };
+    let message = Message {
+        body: Bytes::from(answer_json(answer)),
+        content_type: Some("application/json".to_owned()),
+        correlation_id: to.correlation_id.clone(),
+        ..Message::default()
+    };
+    let address = Address::Reply(reply_to);
+    for attempt in 1..=MAX_ANSWERS {
+        match shared.bus.publish(&address, message.clone()).await {
+            Ok(()) => return,
+            // Whoever asked has gone.
+            Err(BusError::Refused(_)) => return,
+            Err(BusError::Unavailable(why)) => tracing::debug!(attempt, %why, "an answer is not published"),
+        }
+        shared.clock.sleep(ANSWER_WAIT).await;
+    }
+}

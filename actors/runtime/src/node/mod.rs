@@ -1,0 +1,221 @@
+//! The node: starts, answers administrators, stops.
+//!
+//! ```text
+//! start: outbox ─► shard owners (claim, load, supervisors recover) ─► clock watch, reconcilers, consumers
+//! stop:  consumers, reconcilers, clock watch ─► events out ─► supervisors (commit, workers end) ─► the rest
+//! ```
+
+mod admin;
+mod clock_watch;
+mod consumer;
+pub(crate) mod outbox;
+mod reconciler;
+mod root;
+pub(crate) mod router;
+mod service;
+pub(crate) mod shard;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ractor::{Actor, ActorRef};
+use reeve_lifecycle::Policies;
+use reeve_ports::{Bus, Coordination, RecordStore};
+use reeve_protocol::ShardId;
+use reeve_protocol::event::EventSource;
+use tokio::sync::{oneshot, watch};
+
+use self::outbox::Unpublished;
+use self::root::{NodeRoot, RootArguments, ToRoot};
+use self::router::Router;
+use self::shard::ToShard;
+use crate::actor::ArbiterPool;
+use crate::config::NodeConfig;
+use crate::perform::Ports;
+use crate::performer::Performer;
+use crate::shared::{Counters, Shared, Stopping};
+use crate::trust::ClockTrust;
+
+/// What a node runs on. The binary chooses the implementations.
+pub struct Adapters {
+    /// The store of records.
+    pub store: Arc<dyn RecordStore>,
+    /// The bus.
+    pub bus: Arc<dyn Bus>,
+    /// Who owns what.
+    pub coordination: Arc<dyn Coordination>,
+    /// The outward ports, and the clock.
+    pub ports: Ports,
+    /// Every configured policy.
+    pub policies: Policies,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// There is no actix system.
+    #[error("no actix system is running (start the node inside run_system)")]
+    NoSystem,
+    /// There must be at least one shard.
+    #[error("cluster.shards is 0, expected at least 1")]
+    NoShards,
+    /// The root does not start.
+    #[error("the root of the node does not start: {0}")]
+    Root(String),
+}
+
+/// Which shards have been loaded.
+pub(crate) struct Readiness(watch::Sender<BTreeSet<ShardId>>);
+
+impl Readiness {
+    fn new() -> Self {
+        Self(watch::Sender::new(BTreeSet::new()))
+    }
+
+    pub(crate) fn mark(&self, shard: ShardId) {
+        self.0.send_modify(|ready| {
+            ready.insert(shard);
+        });
+    }
+
+    async fn all(&self, shards: u16) {
+        let mut receiver = self.0.subscribe();
+        let all = receiver.wait_for(|ready| ready.len() >= usize::from(shards)).await;
+        all.expect("the sender lives in self, which this future borrows");
+    }
+}
+
+/// A running node.
+pub struct Node;
+
+/// A running node's handle; see [`Node::start`].
+#[derive(Clone)]
+pub struct NodeHandle {
+    shared: Arc<Shared>,
+    arbiters: Arc<ArbiterPool>,
+    ready: Arc<Readiness>,
+    root: ActorRef<ToRoot>,
+}
+
+impl Node {
+    /// Starts a node, inside [`crate::run_system`]. Returns when its own tree stands; the records are being loaded
+    /// then, and intake begins when all of them are ([`NodeHandle::ready`]).
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn start(config: NodeConfig, adapters: Adapters) -> Result<NodeHandle, NodeError> {
+        if config.runtime.shards == 0 {
+            return Err(NodeError::NoShards);
+        }
+        let arbiters = ArbiterPool::new(config.runtime.arbiter_count()).map_err(|_| NodeError::NoSystem)?;
+        let arbiters = Arc::new(arbiters);
+        let Adapters { store, bus, coordination, ports, policies } = adapters;
+        let tokio = tokio::runtime::Handle::current();
+        let clock = Arc::clone(&ports.clock);
+        let shared = Arc::new(Shared {
+            source: EventSource { cluster: config.cluster.clone(), node: config.node.clone() },
+            store,
+            bus,
+            coordination,
+            trust: ClockTrust::new(Arc::clone(&clock), config.runtime.clock),
+            performer: Performer::new(ports.clone(), config.runtime.caps, tokio.clone()),
+            router: Arc::new(Router::new(config.runtime.shards, Arc::clone(&clock))),
+            unpublished: Unpublished::default(),
+            counters: Counters::default(),
+            since: clock.now(),
+            stopping: Stopping::new(),
+            config,
+            ports,
+            clock,
+            policies,
+            tokio,
+        });
+        let ready = Arc::new(Readiness::new());
+        let arguments =
+            RootArguments { shared: Arc::clone(&shared), arbiters: Arc::clone(&arbiters), ready: Arc::clone(&ready) };
+        let (root, _) =
+            NodeRoot::spawn(None, NodeRoot, arguments).await.map_err(|error| NodeError::Root(error.to_string()))?;
+        let handle = NodeHandle { shared, arbiters, ready, root };
+        let opening = handle.clone();
+        handle.shared.tokio.spawn(async move {
+            opening.ready().await;
+            // A root that has ended opens nothing.
+            let _ = opening.root.send_message(ToRoot::Open);
+        });
+        Ok(handle)
+    }
+}
+
+impl NodeHandle {
+    /// Waits until every record of this node is loaded.
+    pub async fn ready(&self) {
+        self.ready.all(self.shared.config.runtime.shards).await;
+    }
+
+    /// Stops: takes nothing more in, publishes what is committed as far as time allows, lets every supervisor finish
+    /// its commit, and ends. What workers were doing stays in the records and is continued at the next start. Takes at
+    /// most `deadline`; true if everything ended in order within it.
+    pub async fn stop(&self, deadline: Duration) -> bool {
+        let (done, closed) = oneshot::channel();
+        let asked = self.root.send_message(ToRoot::CloseIntake(done)).is_ok();
+        // Real time: an operator's patience does not follow a simulated clock.
+        let mut in_order = asked && tokio::time::timeout(deadline / 8, closed).await.is_ok();
+        let drained = tokio::time::timeout(deadline / 4, self.drained()).await;
+        if drained.is_err() {
+            tracing::info!("events are left unpublished; they stay in their records");
+        }
+        self.shared.stopping.begin();
+        in_order &= tokio::time::timeout(deadline / 2, self.halt_shards()).await.is_ok();
+        let ended = self.root.stop_and_wait(Some("the node stops".to_owned()), Some(deadline / 8)).await;
+        self.arbiters.stop();
+        in_order && ended.is_ok()
+    }
+
+    /// Waits until no events wait to be published.
+    async fn drained(&self) {
+        while self.shared.counters.outbox.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn halt_shards(&self) {
+        let mut waiting = Vec::new();
+        for shard in 0..self.shared.config.runtime.shards {
+            let (done, halted) = oneshot::channel();
+            if let Some(owner) = self.shared.router.owner(ShardId(shard))
+                && owner.send_message(ToShard::Halt(done)).is_ok()
+            {
+                waiting.push(halted);
+            }
+        }
+        for halted in waiting {
+            // An owner that ended has no supervisors.
+            let _ = halted.await;
+        }
+    }
+
+    /// Stops an arbiter thread with every supervisor on it, as if it had died; they are started again on a new one.
+    /// For tests of exactly that.
+    #[must_use]
+    pub fn kill_arbiter(&self, index: usize) -> bool {
+        self.arbiters.kill(index)
+    }
+
+    /// How many arbiter threads there are.
+    #[must_use]
+    pub fn arbiters(&self) -> usize {
+        self.arbiters.size()
+    }
+
+    /// Believes the wall clock again after a leap, on an operator's word.
+    pub fn trust_clock(&self) {
+        self.shared.trust.believe();
+        self.shared.router.broadcast(&shard::Broadcast::Hold {
+            cloud: None,
+            hold: reeve_lifecycle::record::Hold::ClockUntrusted,
+            begins: false,
+        });
+    }
+}
