@@ -1,5 +1,7 @@
 //! The command line, by the built binary: without a node, and against a node that is played.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,5 +1,7 @@
 //! Nodes as processes: `reeve dev` and `reeve control` from their start to their end.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 mod support;
 
 use std::io::{BufRead, BufReader};

@@ -213,7 +213,17 @@ impl Add for Span {
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&humantime::format_duration(self.duration()).to_string())
+        // Days are the largest unit: months and years have no fixed length.
+        let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s"), (1, "ms")];
+        let mut rest = self.0;
+        let mut parts = Vec::new();
+        for (length, unit) in units {
+            if rest >= length {
+                parts.push(format!("{}{unit}", rest / length));
+                rest %= length;
+            }
+        }
+        f.pad(&if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") })
     }
 }
 
@@ -263,6 +273,14 @@ mod tests {
         assert_eq!("2012-10-29T14:42:11+01:00".parse(), Ok(Timestamp::from_millis(1_351_518_131_000)));
         assert_eq!(Timestamp::MAX.to_string(), "9999-12-30T22:00:00.000Z");
         assert_eq!(Timestamp::MIN.to_string(), "0001-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn a_span_is_written_as_it_may_be_read() {
+        for text in ["0s", "250ms", "1h 30m", "400d", "1d 2h 3m 4s 5ms"] {
+            assert_eq!(text.parse::<Span>().unwrap().to_string(), text);
+        }
+        assert_eq!("36500y".parse::<Span>().unwrap_err().to_string().matches("1,000 years").count(), 1);
     }
 
     #[test]

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use rand::{Rng, RngExt, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reeve_cluster::rpc::RpcClient;
 use reeve_drivers::cloud::sim::{Actor, AuditEntry, CallKind, SimCloud, SimConfig};
 use reeve_ports::{Clock, SystemClock};
 use reeve_protocol::admin::{AdminReply, AdminRequest, VmView};
-use reeve_protocol::command::{Accepted, Command, CommandKind, Requester};
+use reeve_protocol::command::{Accepted, Command, CommandKind, RefusalCode, Requester};
 use reeve_protocol::event::{BackupPurpose, CloudEvent};
 use reeve_protocol::{MessageId, Timestamp, VmId};
 use reeve_tests::harness::ChildGuard;
@@ -62,8 +62,8 @@ struct Scene {
     config: PathBuf,
     log: PathBuf,
     random: ChaCha8Rng,
-    /// Commands without an answer yet: sent again under the same key until there is one.
-    open: Vec<Command>,
+    /// Commands without an answer yet, kept before they are sent: sent again under the same key until there is one.
+    open: BTreeMap<MessageId, Command>,
     accepted: Vec<(Command, Accepted)>,
     sent: u64,
 }
@@ -79,7 +79,7 @@ impl Scene {
             log: data.path().join("reeve.log"),
             data,
             random: ChaCha8Rng::seed_from_u64(seed),
-            open: Vec::new(),
+            open: BTreeMap::new(),
             accepted: Vec::new(),
             sent: 0,
         })
@@ -111,9 +111,7 @@ impl Scene {
 
     /// Sends what is open and something new, as long as the node answers.
     async fn bother(&mut self, client: &RpcClient) {
-        for command in std::mem::take(&mut self.open) {
-            self.send(client, command).await;
-        }
+        self.send_open(client).await;
         let Ok(vms) = list(client).await else { return };
         for _ in 0..3 {
             if vms.is_empty() {
@@ -132,18 +130,20 @@ impl Scene {
             self.sent += 1;
             let id = MessageId::new(format!("chaos-{}", self.sent)).expect("a short text");
             let command = Command { id, vm: vm.id, by: Requester::Operator("chaos".into()), kind };
-            self.send(client, command).await;
+            self.open.insert(command.id.clone(), command);
         }
+        self.send_open(client).await;
     }
 
-    async fn send(&mut self, client: &RpcClient, command: Command) {
-        match client.call(AdminRequest::Command(command.clone()), CALL).await {
-            Ok(AdminReply::Accepted(accepted)) => self.accepted.push((command, accepted)),
-            Ok(AdminReply::Refused(refusal)) if refusal.code == reeve_protocol::command::RefusalCode::Unavailable => {
-                self.open.push(command);
+    async fn send_open(&mut self, client: &RpcClient) {
+        for (id, command) in self.open.clone() {
+            match client.call(AdminRequest::Command(command.clone()), CALL).await {
+                Ok(AdminReply::Accepted(accepted)) => self.accepted.push((command, accepted)),
+                Ok(AdminReply::Refused(refusal)) if refusal.code == RefusalCode::Unavailable => continue,
+                Ok(_) => {}
+                Err(_) => continue,
             }
-            Ok(_) => {}
-            Err(_) => self.open.push(command),
+            self.open.remove(&id);
         }
     }
 }
@@ -214,9 +214,7 @@ async fn killed_at_any_moment_nothing_is_lost_and_nothing_is_done_twice() -> Res
 /// Waits until every command is answered and every lease is over.
 async fn settle(scene: &mut Scene, client: &RpcClient, node: &ChildGuard) -> Result<Vec<VmView>> {
     for _ in 0..1_800 {
-        for command in std::mem::take(&mut scene.open) {
-            scene.send(client, command).await;
-        }
+        scene.send_open(client).await;
         let vms = list(client).await?;
         let busy = |vm: &&VmView| vm.lease.state != "ended" || vm.operation.is_some();
         let over = !vms.iter().any(|vm| busy(&vm));
@@ -232,7 +230,7 @@ async fn settle(scene: &mut Scene, client: &RpcClient, node: &ChildGuard) -> Res
 
 fn judge(scene: &Scene, vms: &[VmView], events: &[CloudEvent]) -> Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let cloud = SimCloud::open(&scene.folder().join("cloud"), clock, SimConfig::default())?;
+    let cloud = SimCloud::open(&scene.folder().join("cloud").join("sim"), clock, SimConfig::default())?;
     let audit = cloud.audit();
     ensure!(cloud.audit_dropped() == 0, "the audit is complete");
     let known: BTreeSet<VmId> = vms.iter().map(|vm| vm.id).collect();

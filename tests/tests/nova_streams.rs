@@ -126,8 +126,8 @@ async fn run(stream: &[Line], how: Break, expected: &Outcomes) -> Result<String>
     let mut nova = Peer::connect(&broker.url()).await?;
     nova.declare_as_nova_does(EXCHANGE, &KEYS).await?;
     let mut node = Control::start(&format!("[bus]\nurl = {:?}\n{SECTIONS}", broker.url())).await?;
-    nova.queue_of_everything(EVENTS, "reeve.events").await?;
     until_bound(&nova).await?;
+    nova.queue_of_everything(EVENTS, "reeve.events").await?;
     tokio::time::sleep(REGISTRATION_FLUSH).await;
 
     let (first, second) = stream.split_at(stream.len() / 2);
@@ -362,7 +362,7 @@ async fn no_token_is_kept(node: &mut Control, nova: &Peer) -> Result<()> {
     assert!(letters.is_empty(), "every captured message can be read: {letters:?}");
     let line = captured()?.into_iter().find(|line| line.body.contains(TOKEN)).context("a line with the token")?;
     let cut = line.body.find(TOKEN).context("the token")? + TOKEN.len() + 200;
-    for body in [line.body[..cut].to_owned(), format!("{{\"a\": \"{TOKEN}\", \"auth_token\": \"{TOKEN}\"")] {
+    for body in [line.body[..cut].to_owned(), format!("{{\"exception\": \"Failed({{'auth_token': u'{TOKEN}'}})\"")] {
         nova.publish_all([parcel(&Line { key: line.key.clone(), body })]).await?;
     }
     let waiting = async {

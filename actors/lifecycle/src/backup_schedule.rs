@@ -70,7 +70,10 @@ pub(crate) fn begin_if_due(d: &mut Draft) -> bool {
         let schedule = &d.rec.schedule;
         if schedule.manual || schedule.retry_at.or(schedule.next_at).is_some_and(|at| at <= d.now) {
             let counts = (d.rec.backups.len(), d.rec.effects.len());
-            d.alert(Alert::BackupFailed, format!("{} backups and {} tasks are too many for another", counts.0, counts.1));
+            d.alert(
+                Alert::BackupFailed,
+                format!("{} backups and {} tasks are too many for another", counts.0, counts.1),
+            );
         }
         return false;
     }

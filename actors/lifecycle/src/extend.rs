@@ -4,12 +4,12 @@ use reeve_protocol::Span;
 use reeve_protocol::command::{Accepted, Answer, Refusal, RefusalCode, Requester};
 use reeve_protocol::event::{EventKind, LeaseEndReason};
 
-use crate::{action, ending, lease};
 use crate::draft::Draft;
 use crate::effect::Notice;
 use crate::lease_commands::untouched;
 use crate::operation::Action;
 use crate::record::{Lease, LeasePhase, Term, VmRecord};
+use crate::{action, ending, lease};
 
 /// Whether the requester may decide about the VM: its owner and the operators.
 pub(crate) fn is_owner(record: &VmRecord, by: &Requester) -> bool {

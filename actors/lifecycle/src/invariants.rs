@@ -39,10 +39,7 @@ pub fn check(record: &VmRecord) -> Result<(), Broken> {
     effects(record)?;
     destruction(record)?;
     let sequences: Vec<u64> = record.outbox.iter().map(|event| event.sequence).collect();
-    rule!(
-        sequences.windows(2).all(|pair| pair[1] == pair[0] + 1),
-        "the outbox has a gap: {sequences:?}"
-    );
+    rule!(sequences.windows(2).all(|pair| pair[1] == pair[0] + 1), "the outbox has a gap: {sequences:?}");
     rule!(
         sequences.last().is_none_or(|last| *last == record.sequence),
         "the outbox ends at {sequences:?}, the record at {}",
@@ -50,7 +47,10 @@ pub fn check(record: &VmRecord) -> Result<(), Broken> {
     );
     if record.is_gone() {
         rule!(
-            !matches!(record.lease, Lease::Running { phase: LeasePhase::Active | LeasePhase::Warned | LeasePhase::Grace { .. }, .. }),
+            !matches!(
+                record.lease,
+                Lease::Running { phase: LeasePhase::Active | LeasePhase::Warned | LeasePhase::Grace { .. }, .. }
+            ),
             "a VM that is gone has a running lease"
         );
     }
@@ -93,10 +93,7 @@ fn effects(record: &VmRecord) -> Result<(), Broken> {
 /// Rule 1: nothing is destroyed before every disk is verified, where the plan backs up.
 fn destruction(record: &VmRecord) -> Result<(), Broken> {
     let destroys = record.effects.iter().any(|pending| {
-        matches!(
-            pending.effect,
-            Effect::DeleteServer | Effect::DeleteVolume { .. } | Effect::ReleaseAddress { .. }
-        )
+        matches!(pending.effect, Effect::DeleteServer | Effect::DeleteVolume { .. } | Effect::ReleaseAddress { .. })
     });
     let Some(Operation::Ending(run)) = &record.operation else {
         rule!(!destroys, "something is destroyed without an ending");
@@ -127,7 +124,10 @@ pub fn check_step(before: &VmRecord, step: &Step, now: Timestamp) -> Result<(), 
     let next = if step.changed { before.generation.next() } else { before.generation };
     rule!(after.generation == next, "generation {} follows {}", after.generation, before.generation);
     rule!(
-        !matches!((before.presence, after.presence), (Presence::Gone { .. }, Presence::Present { .. } | Presence::SoftDeleted { .. } | Presence::Unseen)),
+        !matches!(
+            (before.presence, after.presence),
+            (Presence::Gone { .. }, Presence::Present { .. } | Presence::SoftDeleted { .. } | Presence::Unseen)
+        ),
         "a VM came back from the dead"
     );
     leases(before, step, now)?;
@@ -140,7 +140,10 @@ pub fn check_step(before: &VmRecord, step: &Step, now: Timestamp) -> Result<(), 
     let raised = |alert| after.alerts.contains(&alert);
     for event in &step.events {
         if let EventKind::AlertRaised { alert, .. } = &event.kind {
-            rule!(!before.alerts.contains(alert) || !raised(*alert) || was_cleared(step, *alert), "{alert:?} raised twice");
+            rule!(
+                !before.alerts.contains(alert) || !raised(*alert) || was_cleared(step, *alert),
+                "{alert:?} raised twice"
+            );
         }
     }
     for pending in &step.effects {

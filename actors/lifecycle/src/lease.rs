@@ -11,8 +11,8 @@ use reeve_protocol::{Span, Timestamp};
 
 use crate::draft::Draft;
 use crate::effect::Notice;
-use crate::input::Reason;
 use crate::ending;
+use crate::input::Reason;
 use crate::operation::EndPlan;
 use crate::policy::{Adopt, LeasePolicy, OnEnd};
 use crate::record::{EndRequest, Hold, Lease, LeasePhase, Presence, Term, VmRecord};
@@ -49,16 +49,24 @@ pub(crate) fn begin(d: &mut Draft, started_at: Timestamp, since: Timestamp) {
     }
     let ends_at = first_end(d.rec.created_seen, &d.rec.policy.terms.lease, started_at, since);
     let term = Term { started_at, ends_at, armed_at: d.now, warned: None, extensions: 0 };
-    // A VM that is being deleted on request before its lease began has one that ends with it.
-    let phase = if ending::is_wanted(&d.rec) { LeasePhase::Ending { since: d.now } } else { LeasePhase::Active };
-    d.rec.lease = Lease::Running { term, phase };
+    d.rec.lease = Lease::Running { term, phase: first_phase(d) };
     d.emit(EventKind::LeaseCreated { started_at, ends_at, policy: d.rec.policy.name.clone() });
     d.tell_owner(Notice::LeaseCreated { ends_at });
 }
 
+/// Where a lease is that begins or goes on: that of a VM which is being deleted on request ends with it.
+fn first_phase(d: &Draft) -> LeasePhase {
+    if ending::is_wanted(&d.rec) { LeasePhase::Ending { since: d.now } } else { LeasePhase::Active }
+}
+
 /// When a lease first ends. A VM that was found, or whose creation was heard of late, gets at least `min_notice` from
 /// the moment it came under care: switching Reeve on ends no VM by surprise.
-pub(crate) fn first_end(created_seen: bool, policy: &LeasePolicy, started_at: Timestamp, since: Timestamp) -> Timestamp {
+pub(crate) fn first_end(
+    created_seen: bool,
+    policy: &LeasePolicy,
+    started_at: Timestamp,
+    since: Timestamp,
+) -> Timestamp {
     let by_duration = started_at + policy.duration;
     let heard_late = since.since(started_at) > policy.min_notice.duration();
     if created_seen && !heard_late { by_duration } else { by_duration.max(since + policy.min_notice) }
@@ -77,11 +85,16 @@ pub(crate) fn rebase(d: &mut Draft, launched: Timestamp) {
     if d.rec.term().is_some_and(|term| term.started_at == term.armed_at && term.started_at != since) {
         return;
     }
-    let ends_at = first_end(true, &d.rec.policy.terms.lease, launched, since);
+    let policy = &d.rec.policy.terms.lease;
+    let ends_at = first_end(true, policy, launched, since);
+    // An end that was moved since (restored, cancelled, another policy) is not brought back to where it first was.
+    let is_first = |term: &Term| {
+        [true, false].into_iter().any(|seen| first_end(seen, policy, term.started_at, since) == term.ends_at)
+    };
     match &mut d.rec.lease {
         Lease::Running { term, phase: LeasePhase::Active }
         | Lease::Ended { term, reason: LeaseEndReason::VmGone, .. }
-            if term.extensions == 0 && term.started_at != launched =>
+            if term.extensions == 0 && term.started_at != launched && is_first(term) =>
         {
             term.started_at = launched;
             term.ends_at = ends_at;
@@ -243,7 +256,11 @@ pub(crate) fn end(d: &mut Draft, reason: LeaseEndReason) {
             d.tell_owner(Notice::Ended);
         }
         // Kept after its end and destroyed later, on request.
-        Lease::Ended { term, at, reason: LeaseEndReason::Stopped | LeaseEndReason::Suspended | LeaseEndReason::Notified } => {
+        Lease::Ended {
+            term,
+            at,
+            reason: LeaseEndReason::Stopped | LeaseEndReason::Suspended | LeaseEndReason::Notified,
+        } => {
             d.rec.lease = Lease::Ended { term, at, reason };
         }
         Lease::None | Lease::Exempt | Lease::Ended { .. } => {}
@@ -266,7 +283,7 @@ pub(crate) fn unpark(d: &mut Draft) {
         term.ends_at = d.now + left.max(min_notice);
         rearm(&mut term, d.now);
         let exempt = d.rec.policy.terms.exempt;
-        d.rec.lease = if exempt { Lease::Exempt } else { Lease::Running { term, phase: LeasePhase::Active } };
+        d.rec.lease = if exempt { Lease::Exempt } else { Lease::Running { term, phase: first_phase(d) } };
     }
 }
 

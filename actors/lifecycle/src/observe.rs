@@ -27,8 +27,8 @@ pub(crate) fn notified(d: &mut Draft, notification: VmNotification) -> Verdict {
     let before = d.rec.clone();
     let VmNotification { said, change, phase, facts, .. } = notification;
     let (launched, deleted_at) = (facts.launched_at, facts.deleted_at);
-    let deleted = (change == VmChange::Delete && matches!(phase, Phase::End | Phase::Whole))
-        || facts.state == VmState::Deleted;
+    let deleted =
+        (change == VmChange::Delete && matches!(phase, Phase::End | Phase::Whole)) || facts.state == VmState::Deleted;
     if change == VmChange::Create || (facts.state == VmState::Building && launched.is_none()) {
         d.rec.created_seen = true;
     }
@@ -37,7 +37,9 @@ pub(crate) fn notified(d: &mut Draft, notification: VmNotification) -> Verdict {
     if !deleted {
         lease::begin_if_launched(d);
     }
-    if d.rec.created_seen && let Some(launched) = d.rec.facts.launched_at {
+    if d.rec.created_seen
+        && let Some(launched) = d.rec.facts.launched_at
+    {
         lease::rebase(d, launched);
     }
     if deleted {

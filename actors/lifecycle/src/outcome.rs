@@ -37,7 +37,6 @@ pub(crate) fn effect_done(d: &mut Draft, key: EffectKey, outcome: Outcome) -> Ve
     Verdict::Accepted(None)
 }
 
-
 fn repair_waits_for(run: &RepairRun) -> Option<EffectKey> {
     match &run.step {
         RepairStage::Acting(key) | RepairStage::Retesting { key, .. } => Some(*key),

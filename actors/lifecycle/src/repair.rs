@@ -200,10 +200,7 @@ pub(crate) fn effect_done(d: &mut Draft, mut run: RepairRun, key: EffectKey, out
                     wait(d, &mut run, since, give_up_at);
                 }
                 // No judgement: the step is given its whole time again once the prober sees.
-                Outcome::Done(_)
-                | Outcome::NotApplied { .. }
-                | Outcome::Retryable { .. }
-                | Outcome::Unknown { .. } => {
+                Outcome::Done(_) | Outcome::NotApplied { .. } | Outcome::Retryable { .. } | Outcome::Unknown { .. } => {
                     let give_up_at = give_up_at.max(d.now + boot_wait(&d.rec));
                     wait(d, &mut run, since, give_up_at);
                 }
@@ -216,11 +213,7 @@ pub(crate) fn effect_done(d: &mut Draft, mut run: RepairRun, key: EffectKey, out
 
 fn boot(d: &Draft, run: &mut RepairRun) {
     let most = d.rec.policy.terms.repair.boot_wait_max;
-    run.step = RepairStage::Booting {
-        since: d.now,
-        retest_at: d.now + boot_wait(&d.rec),
-        give_up_at: d.now + most,
-    };
+    run.step = RepairStage::Booting { since: d.now, retest_at: d.now + boot_wait(&d.rec), give_up_at: d.now + most };
 }
 
 fn wait(d: &Draft, run: &mut RepairRun, since: Timestamp, give_up_at: Timestamp) {

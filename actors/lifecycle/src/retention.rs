@@ -31,8 +31,13 @@ pub(crate) fn apply(d: &mut Draft) {
         return;
     }
     let keep = kept(&d.rec, d.now);
-    let superfluous: Vec<BackupId> =
-        d.rec.backups.iter().filter(|entry| may_expire(&d.rec, entry) && !keep.contains(&entry.id)).map(|e| e.id).collect();
+    let superfluous: Vec<BackupId> = d
+        .rec
+        .backups
+        .iter()
+        .filter(|entry| may_expire(&d.rec, entry) && !keep.contains(&entry.id))
+        .map(|e| e.id)
+        .collect();
     for id in superfluous {
         remove(d, id);
     }

@@ -22,7 +22,10 @@ const MAX_REFUSALS: u32 = 5;
 /// Begins a revival.
 pub(crate) fn begin(d: &mut Draft, by: &Requester, backup: Option<BackupId>, name: Option<String>) -> Answer {
     if !is_owner(&d.rec, by) {
-        return Err(Refusal::new(RefusalCode::Denied, format!("{by} was neither the owner of this VM nor an operator")));
+        return Err(Refusal::new(
+            RefusalCode::Denied,
+            format!("{by} was neither the owner of this VM nor an operator"),
+        ));
     }
     if !d.rec.is_gone() {
         return Err(Refusal::new(RefusalCode::Conflict, "the VM still exists; backup.restore puts it back in place"));

@@ -2,17 +2,22 @@
 
 /// The most bytes of a body that are shown.
 const MAX_SHOWN: usize = 4096;
+/// The most bytes of a body that are looked at: masking takes time for each secret, and a body may be megabytes.
+const MAX_READ: usize = 64 * 1024;
 /// What stands for a masked value.
 const MASK: &str = "***";
 /// A key that contains one of these holds a secret. The catalog tells the way to every service.
 const SECRET: [&str; 7] = ["token", "password", "secret", "credential", "admin_pass", "adminpass", "service_catalog"];
 
-/// The start of a body as text, with the values of secret keys masked. Works on text that is no complete JSON, and
+/// How Keystone's tokens begin (Fernet: version 0x80 and the high bytes of a time, in base64).
+const TOKEN: &str = "gAAAAA";
+
+/// The start of a body as text, with the values of secret keys and whatever looks like a token masked. Works on text that is no complete JSON, and
 /// inside of JSON that is itself a string, because that is what a dead letter is.
 pub(crate) fn masked(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body);
+    let text = without_tokens(&String::from_utf8_lossy(&body[..body.len().min(MAX_READ)]));
     let mut out = String::with_capacity(text.len().min(MAX_SHOWN));
-    let mut rest = text.as_ref();
+    let mut rest = text.as_str();
     // Masked before it is cut, so that a cut never ends a key early.
     while let Some((key_end, value_start)) = secret_key(rest) {
         let (before, after) = rest.split_at(value_start);
@@ -33,6 +38,20 @@ pub(crate) fn masked(body: &[u8]) -> String {
         end -= 1;
     }
     out.truncate(end);
+    out
+}
+
+/// Tokens stand under any key and within sentences too: an exception of Python quotes them.
+fn without_tokens(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(TOKEN) {
+        out.push_str(&rest[..at]);
+        out.push_str(MASK);
+        let is_body = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'=');
+        rest = &rest[at + skip(&rest[at..], is_body)..];
+    }
+    out.push_str(rest);
     out
 }
 
@@ -67,8 +86,16 @@ fn value_length(text: &str) -> usize {
     let bytes = text.as_bytes();
     match bytes.get(escapes) {
         Some(b'"') => {
-            let quote = &text[..=escapes];
-            text[quote.len()..].find(quote).map_or(text.len(), |at| quote.len() + at + quote.len())
+            // A quote within the value has more escapes than those around it.
+            let mut before = 0;
+            for (at, byte) in bytes.iter().enumerate().skip(escapes + 1) {
+                match byte {
+                    b'\\' => before += 1,
+                    b'"' if before == escapes => return at + 1,
+                    _ => before = 0,
+                }
+            }
+            text.len()
         }
         Some(b'[' | b'{') => {
             let mut depth = 0usize;
@@ -103,6 +130,21 @@ mod tests {
         assert_eq!(masked(cut.as_bytes()), r#"{"auth_token": ***"#);
         let catalog = r#"{"service_catalog": [{"endpoints": [{"url": "x"}]}], "a": 2}"#;
         assert_eq!(masked(catalog.as_bytes()), r#"{"service_catalog": ***, "a": 2}"#);
+    }
+
+    #[test]
+    fn a_quote_within_a_secret_does_not_end_it() {
+        let plain = r#"{"password": "ab\"cd", "a": 2}"#;
+        assert_eq!(masked(plain.as_bytes()), r#"{"password": ***, "a": 2}"#);
+        let nested = r#"{"m": "{\"password\": \"ab\\\"cd\", \"a\": 2}"}"#;
+        assert_eq!(masked(nested.as_bytes()), r#"{"m": "{\"password\": ***, \"a\": 2}"}"#);
+    }
+
+    #[test]
+    fn a_token_is_masked_wherever_it_stands() {
+        let python = r#"{"exception": "Failed({'token': u'gAAAAABx-y_z=='},)"}"#;
+        assert_eq!(masked(python.as_bytes()), r#"{"exception": "Failed({'token': u'***'},)"}"#);
+        assert_eq!(masked(b"gAAAAAB"), MASK);
     }
 
     #[test]

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use reeve_ports::BusError;
 use reeve_ports::bus::PastEvent;
 use reeve_protocol::event::CloudEvent;
 use reeve_protocol::{Timestamp, names};
 
+use super::ack::acknowledge;
 use super::link::{LinkWatch, Session};
 use super::wire::{self, short};
 
@@ -88,7 +89,7 @@ async fn collect(
             Err(_) => break,
         };
         idle = IDLE;
-        delivery.acker.ack(BasicAckOptions::default()).await.map_err(unavailable)?;
+        acknowledge(&delivery.acker).await?;
         let position = wire::header(&delivery.properties, OFFSET).and_then(wire::number);
         // The exchange takes messages of others too; what is no event is none of the history.
         let (Some(position), Ok(event)) = (position, serde_json::from_slice::<CloudEvent>(&delivery.data)) else {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Acker, BasicProperties, Channel};
 use reeve_ports::bus::{Consume, Settle};
@@ -23,6 +23,7 @@ use reeve_ports::{BusError, Delivery, Message, Settlement};
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::ack::acknowledge;
 use super::backoff::Backoff;
 use super::grave::{KEPT_BODY, Undertaker};
 use super::inbox::{Inbox, Next, Offer};
@@ -125,7 +126,7 @@ impl Settle for Settler {
             Settlement::Ack => {
                 let offer = self.offer.take().expect("a delivery is settled once, as settling consumes it");
                 self.inbox.settled(&offer);
-                acknowledge(&offer).await
+                acknowledge(&offer.delivery.acker).await
             }
             Settlement::Dead(reason) => {
                 let timeout = self.source.undertaker.timeout();
@@ -150,7 +151,7 @@ impl Settler {
         let raw = &offer.delivery;
         self.source.undertaker.bury(raw, &self.source.queue, &reason, &self.source.stop).await?;
         self.inbox.settled(&offer);
-        acknowledge(&offer).await
+        acknowledge(&offer.delivery.acker).await
     }
 }
 
@@ -158,15 +159,6 @@ impl Drop for Settler {
     fn drop(&mut self) {
         if let Some(offer) = self.offer.take() {
             self.inbox.give_back(offer);
-        }
-    }
-}
-
-async fn acknowledge(offer: &RawOffer) -> Result<(), BusError> {
-    match offer.delivery.acker.ack(BasicAckOptions::default()).await {
-        Ok(true) => Ok(()),
-        Ok(false) | Err(_) => {
-            Err(BusError::Unavailable("the delivery's channel is gone; the message is delivered again".to_owned()))
         }
     }
 }
@@ -239,7 +231,7 @@ async fn bury_oversized(source: Arc<Source>, raw: Raw) {
     let buried = source.undertaker.bury(&raw, &source.queue, &reason, &source.stop).await;
     // Not buried or not acknowledged, the broker delivers it again.
     if buried.is_ok() {
-        let _ = raw.acker.ack(BasicAckOptions::default()).await;
+        let _ = acknowledge(&raw.acker).await;
     }
 }
 
@@ -257,10 +249,19 @@ async fn open(source: &Source, session: &Session) -> Result<(Channel, lapin::Con
         Ok(Ok(opened)) => Ok(opened),
         Ok(Err(error)) => {
             if is_not_found(&error) {
-                source.topology.declare(&session.connection).await.map_err(|error| error.to_string())?;
+                declare_again(source, session).await?;
             }
             Err(error.to_string())
         }
         Err(_) => Err(format!("no answer within {OPEN_DEADLINE:?}")),
+    }
+}
+
+/// Somebody has removed the queue.
+async fn declare_again(source: &Source, session: &Session) -> Result<(), String> {
+    let declaring = source.topology.declare(&session.connection);
+    match tokio::time::timeout(source.topology.deadline(), declaring).await {
+        Ok(declared) => declared.map_err(|error| error.to_string()),
+        Err(_) => Err("declaring it again takes too long".to_owned()),
     }
 }

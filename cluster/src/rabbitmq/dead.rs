@@ -10,12 +10,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use lapin::Channel;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use reeve_ports::{BusError, DeadLetter};
 use reeve_protocol::names;
 use tokio::sync::Mutex;
 
+use super::ack::acknowledge;
 use super::grave;
 use super::link::{LinkWatch, Session};
 use super::publisher::Publisher;
@@ -162,12 +163,9 @@ impl Browse {
             self.end(0).await;
             return Err(error);
         }
-        let removed = delivery.acker.ack(BasicAckOptions::default()).await;
+        let removed = acknowledge(&delivery.acker).await;
         self.end(1).await;
-        match removed {
-            Ok(true) => Ok(()),
-            Ok(false) | Err(_) => Err(unavailable("the channel was closed; the dead letter may still be there")),
-        }
+        removed.map_err(|_| unavailable("the channel was closed; the dead letter may still be there"))
     }
 
     /// Puts back what was taken, and waits until it is back, so that the next to look sees it.

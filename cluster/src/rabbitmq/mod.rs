@@ -17,6 +17,7 @@
 //!
 //! Never: declares a cloud's exchange or queue, consumes one, puts a message back with `nack`, shows the password.
 
+mod ack;
 mod audit;
 mod backoff;
 mod bus;

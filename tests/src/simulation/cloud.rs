@@ -19,7 +19,7 @@ use reeve_protocol::observation::{Said, VmFacts};
 use reeve_protocol::{HostName, Timestamp, VmId};
 
 use super::clock::SimClock;
-use super::faults::FaultPlan;
+use super::faults::{FaultPlan, Port};
 use super::oracle::Oracle;
 use super::vault::SimVault;
 
@@ -39,7 +39,7 @@ impl WatchedCloud {
 
     /// Orders what goes wrong with the call that is about to be made. A trouble that means nothing for it is none.
     fn meet(&self, call: CallKind) {
-        if let Some(trouble) = self.faults.next() {
+        if let Some(trouble) = self.faults.next(Port::Cloud(call)) {
             let _ = self.sim.inject(Fault::next(call, trouble.in_cloud()));
         }
     }

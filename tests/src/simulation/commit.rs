@@ -18,7 +18,7 @@ use reeve_runtime::{Ownership, Ports, Timeouts};
 
 use super::bus::Incoming;
 use super::executor::Executor;
-use super::faults::Trouble;
+use super::faults::{Port, Trouble};
 use super::node::{Inbox, Job, Live, Node, SimIntroducer, SimOwnership, SimPost, Word};
 use super::scenario::Crashes;
 use super::world::World;
@@ -256,15 +256,10 @@ impl World {
             if !step.effects.is_empty() {
                 return Err(format!("VM {vm}: effects without a commit after {}", name(&input)));
             }
-            // What changes nothing may still tell the model something that it knows already.
-            let tells = matches!(input, VmInput::Notified(_) | VmInput::Listed { .. } | VmInput::Commanded { .. });
-            if tells && before.presence != Presence::Unseen {
-                self.oracle().committed(&before, &input, &step, now);
-            }
             self.answer(&input, &step);
             return Ok(Taken::Yes);
         }
-        match self.faults.next() {
+        match self.faults.next(Port::Store) {
             None => {}
             Some(Trouble::LostAfter) => {
                 self.commit(&before, &input, &step, now)?;

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use reeve_drivers::cloud::sim::FaultKind;
+use reeve_drivers::cloud::sim::{CallKind, FaultKind};
 use reeve_protocol::Span;
 
 use super::chance::Chance;
@@ -35,20 +35,6 @@ pub enum Trouble {
     BrokenStream,
 }
 
-/// Every trouble there is.
-pub const TROUBLES: [Trouble; 10] = [
-    Trouble::Unavailable,
-    Trouble::Refused,
-    Trouble::Quota,
-    Trouble::LostBefore,
-    Trouble::LostAfter,
-    Trouble::Slow,
-    Trouble::Hang,
-    Trouble::FailedSnapshot,
-    Trouble::HalfSnapshot,
-    Trouble::BrokenStream,
-];
-
 impl Trouble {
     /// The same in the words of the simulated cloud.
     pub(super) const fn in_cloud(self) -> FaultKind {
@@ -63,6 +49,45 @@ impl Trouble {
             Self::FailedSnapshot => FaultKind::FailedSnapshot,
             Self::HalfSnapshot => FaultKind::TruncatedSnapshot,
             Self::BrokenStream => FaultKind::BrokenStream,
+        }
+    }
+}
+
+/// Which port a call is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    /// The cloud, or the probe of its guests.
+    Cloud(CallKind),
+    /// The vault.
+    Vault,
+    /// The store of records.
+    Store,
+    /// The bus, outwards.
+    Bus,
+    /// Letters to people.
+    Notifier,
+    /// The confirmation of ownership.
+    Coordination,
+}
+
+impl Port {
+    /// The troubles that mean something different for a call of this port.
+    #[must_use]
+    pub const fn troubles(self) -> &'static [Trouble] {
+        use Trouble::{
+            BrokenStream, FailedSnapshot, HalfSnapshot, Hang, LostAfter, LostBefore, Quota, Refused, Slow, Unavailable,
+        };
+        match self {
+            Self::Cloud(CallKind::Probe | CallKind::List) => &[Unavailable, LostAfter, Hang],
+            Self::Cloud(CallKind::Snapshot) => {
+                &[Unavailable, Refused, LostBefore, LostAfter, Slow, Hang, FailedSnapshot, HalfSnapshot]
+            }
+            Self::Cloud(CallKind::ReadSnapshot) => &[Unavailable, Refused, LostBefore, Slow, Hang, BrokenStream],
+            Self::Cloud(CallKind::Launch) => &[Unavailable, Refused, Quota, LostBefore, LostAfter, Slow, Hang],
+            Self::Cloud(_) => &[Unavailable, Refused, LostBefore, LostAfter, Slow, Hang],
+            Self::Vault => &[Unavailable, Refused, LostAfter, Slow, Hang],
+            Self::Store | Self::Notifier | Self::Bus => &[Unavailable, LostAfter],
+            Self::Coordination => &[Unavailable],
         }
     }
 }
@@ -82,7 +107,7 @@ pub enum Faults {
 struct State {
     faults: Faults,
     chance: Chance,
-    calls: u64,
+    calls: Vec<Port>,
     over: bool,
 }
 
@@ -93,26 +118,26 @@ pub(super) struct FaultPlan(Arc<Mutex<State>>);
 impl FaultPlan {
     pub(super) fn new(faults: Faults, seed: u64) -> Self {
         let chance = Chance::new(seed, "faults");
-        Self(Arc::new(Mutex::new(State { faults, chance, calls: 0, over: false })))
+        Self(Arc::new(Mutex::new(State { faults, chance, calls: Vec::new(), over: false })))
     }
 
     /// Counts a call, and says what goes wrong with it.
-    pub(super) fn next(&self) -> Option<Trouble> {
+    pub(super) fn next(&self, port: Port) -> Option<Trouble> {
         let mut state = self.0.lock().expect("nothing panics while the plan is locked");
-        state.calls += 1;
+        state.calls.push(port);
         if state.over {
             return None;
         }
         match state.faults {
             Faults::None => None,
-            Faults::At(call, trouble) => (call == state.calls).then_some(trouble),
-            Faults::Random(share) => state.chance.per_mille(share).then(|| *state.chance.pick(&TROUBLES)),
+            Faults::At(call, trouble) => (call == state.calls.len() as u64).then_some(trouble),
+            Faults::Random(share) => state.chance.per_mille(share).then(|| *state.chance.pick(port.troubles())),
         }
     }
 
-    /// How many calls there were.
-    pub(super) fn calls(&self) -> u64 {
-        self.0.lock().expect("nothing panics while the plan is locked").calls
+    /// The calls that there were.
+    pub(super) fn calls(&self) -> Vec<Port> {
+        self.0.lock().expect("nothing panics while the plan is locked").calls.clone()
     }
 
     /// From now on nothing goes wrong.

@@ -33,8 +33,10 @@ fn rests(record: &VmRecord) -> bool {
         Lease::Running { .. } => record.hold_said,
     };
     let idle = record.operation.is_none() || record.hold_said;
-    let revivals = record.repairs.requested && record.holds.is_empty();
-    over && idle && !revivals && record.effects.is_empty() && record.outbox.is_empty() && !record.schedule.manual
+    let may_run = !record.is_gone() && record.holds.is_empty() && !matches!(record.lease, Lease::Parked { .. });
+    // What a repair or a backup waits for in a VM that does not run may never come.
+    let waits = may_run && record.facts.state == VmState::Active && (record.repairs.requested || record.schedule.manual);
+    over && idle && !waits && record.effects.is_empty() && record.outbox.is_empty()
 }
 
 /// What is not at rest, for people.
@@ -186,7 +188,6 @@ fn check_commands(watched: &Watched) -> Result<(), String> {
             }
             CommandKind::BackupRun => {
                 after(&|kind| matches!(kind, EventKind::BackupVerified { .. } | EventKind::BackupFailed { .. }))
-                    || watched.last.holds.first().is_some()
                     || !ran(watched)
             }
             CommandKind::VmDelete { .. } | CommandKind::LeaseEnd => {
@@ -196,7 +197,9 @@ fn check_commands(watched: &Watched) -> Result<(), String> {
                     || after(&|kind| matches!(kind, EventKind::VmTerminating { .. }))
                     || matches!(watched.last.lease, Lease::Parked { .. })
             }
-            CommandKind::RepairRun => after(&|kind| matches!(kind, EventKind::RepairStarted { .. })),
+            CommandKind::RepairRun => {
+                after(&|kind| matches!(kind, EventKind::RepairStarted { .. })) || !ran(watched)
+            }
             CommandKind::VmMaintenance(switch) => {
                 *switch == Switch::Off || watched.maintenance || watched.last.holds.is_empty()
             }
@@ -211,8 +214,10 @@ fn check_commands(watched: &Watched) -> Result<(), String> {
 
 /// Whether the VM was in a state in which it can be backed up when all was calm.
 fn ran(watched: &Watched) -> bool {
-    matches!(watched.last.facts.state, VmState::Active | VmState::Stopped | VmState::Suspended)
+    watched.last.facts.state == VmState::Active
         && watched.last.facts.task.is_none()
+        && watched.last.holds.is_empty()
+        && !matches!(watched.last.lease, Lease::Parked { .. })
 }
 
 fn raised_at(watched: &Watched, alert: Alert, at: Timestamp) -> bool {

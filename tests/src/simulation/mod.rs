@@ -29,5 +29,5 @@ mod scenario;
 mod vault;
 mod world;
 
-pub use self::faults::{Faults, TROUBLES, Trouble};
+pub use self::faults::{Faults, Port, Trouble};
 pub use self::scenario::{Crashes, Failure, Report, Scenario};

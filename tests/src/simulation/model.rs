@@ -4,6 +4,7 @@
 //! end, what may be extended, and what must have become of the VM.
 
 use reeve_lifecycle::policy::{Adopt, OnEnd, Policy};
+use reeve_ports::cloud::REVIVED_FROM_KEY;
 use reeve_protocol::observation::{Said, VmFacts, VmState};
 use reeve_protocol::{Span, Timestamp};
 
@@ -16,8 +17,8 @@ pub(super) enum Fact {
     SeenCreated,
     /// Its launch became known: when it was.
     Launched(Timestamp),
-    /// The end of its creation was told: when it was launched.
-    CreateEnded(Timestamp),
+    /// Its creation and its launch are both known, in whatever order they were told: when it was launched.
+    Dated(Timestamp),
     /// The owner was told of the end.
     Told,
     /// Its end came and waits for an answer until then.
@@ -64,6 +65,7 @@ pub(super) struct Lease {
     pub(super) asked: Option<WithBackup>,
     told: bool,
     created: bool,
+    attached: bool,
     since: Timestamp,
     left: Span,
 }
@@ -118,10 +120,12 @@ impl Model {
             self.add(now, Fact::Found);
         }
         let seen = match creation {
-            Creation::Seen | Creation::Ended => true,
+            Creation::Seen => true,
             Creation::Notification => building,
             Creation::Listing => building && first,
         };
+        // What was made from a backup was made by Reeve.
+        let seen = seen || (first && facts.metadata.contains_key(REVIVED_FROM_KEY));
         if seen {
             self.add(now, Fact::SeenCreated);
         }
@@ -141,10 +145,13 @@ impl Model {
         {
             self.add(now, Fact::Launched(launched));
         }
-        if creation == Creation::Ended
-            && let Some(launched) = facts.launched_at
+        let lease = self.lease();
+        if creation != Creation::Listing
+            && lease.created
+            && let Some(launched) = self.launched
+            && !is_near(lease.started, launched)
         {
-            self.add(now, Fact::CreateEnded(launched));
+            self.add(now, Fact::Dated(launched));
         }
     }
 
@@ -160,6 +167,7 @@ impl Model {
             asked: None,
             told: false,
             created: false,
+            attached: false,
             since: Timestamp::EPOCH,
             left: Span::ZERO,
         };
@@ -182,9 +190,10 @@ impl Model {
             return true;
         }
         let grace = self.policy().lease.grace;
+        let later = now + SECOND;
         match lease.state {
-            State::Running if grace.is_zero() => now >= lease.ends,
-            State::Running => lease.grace_until.is_some_and(|until| now >= until && until >= lease.ends + grace),
+            State::Running if grace.is_zero() => later >= lease.ends,
+            State::Running => lease.grace_until.is_some_and(|until| now >= until && until + SECOND >= lease.ends + grace),
             State::None | State::Parked | State::Exempt | State::Kept | State::Gone => false,
         }
     }
@@ -217,6 +226,13 @@ impl Model {
     }
 }
 
+/// Whether two times may be the same: notifications tell whole seconds, listings milliseconds.
+pub(super) fn is_near(one: Timestamp, other: Timestamp) -> bool {
+    one.since(other).max(other.since(one)) < SECOND.duration()
+}
+
+const SECOND: Span = Span::from_secs(1);
+
 /// By how much an extension lengthens; `None` when the wish is beyond what is allowed.
 fn extension(lease: &Lease, most: Span, total: Span, wanted: Option<Span>, now: Timestamp) -> Option<Span> {
     let room = Span::from((lease.started + total).since(lease.ends.max(now)));
@@ -235,8 +251,6 @@ pub(super) enum Creation {
     Notification,
     /// It is about the creation, or by whoever made the VM.
     Seen,
-    /// The creation is over.
-    Ended,
 }
 
 impl Lease {
@@ -263,8 +277,9 @@ impl Lease {
                 self.started = if from_launch { *launched } else { self.since };
                 self.begin(policy);
             }
-            Fact::CreateEnded(launched) => {
-                if self.state == State::Running && !self.told && self.asked.is_none() && self.extensions == 0 {
+            Fact::Dated(launched) => {
+                let untouched = !self.told && !self.attached && self.asked.is_none() && self.extensions == 0;
+                if self.state == State::Running && untouched {
                     self.started = *launched;
                     self.ends = self.first_end(policy);
                 }
@@ -304,7 +319,7 @@ impl Lease {
             Fact::SoftDeleted | Fact::Restored => {}
             Fact::Exempted => self.state = State::Exempt,
             Fact::Unexempted => {
-                (self.started, self.since) = (at, at);
+                (self.started, self.since, self.attached) = (at, at, true);
                 self.begin(policy);
             }
             Fact::Policy(_) => {

@@ -25,7 +25,7 @@ use reeve_runtime::{EffectContext, Introducer, Ownership, Ports, perform};
 use super::bus::SimBus;
 use super::clock::SimClock;
 use super::executor::Executor;
-use super::faults::{FaultPlan, Trouble};
+use super::faults::{FaultPlan, Port, Trouble};
 
 const UNPOISONED: &str = "nothing panics while this is locked";
 
@@ -114,7 +114,7 @@ impl Node {
             let mut through = None;
             for event in events {
                 let sequence = event.sequence;
-                let trouble = faults.next();
+                let trouble = faults.next(Port::Bus);
                 // A confirm takes time: the node may die between an event and its confirmation.
                 let before = matches!(trouble, None | Some(Trouble::LostAfter | Trouble::Slow));
                 if before {
@@ -181,7 +181,7 @@ impl Coordination for SimOwnership {
     }
 
     async fn confirm(&self, shard: ShardId, epoch: Epoch) -> Result<(), CoordinationError> {
-        if self.faults.next().is_some() {
+        if self.faults.next(Port::Coordination).is_some() {
             return Err(CoordinationError::Unavailable("no answer".into()));
         }
         if epoch.0 == self.epoch.load(Ordering::Relaxed) { Ok(()) } else { Err(CoordinationError::NotOwner(shard)) }
@@ -215,7 +215,7 @@ impl Notifier for SimPost {
             // The users of a letter may have changed between two tries; what it says may not.
             assert!(before.is_none_or(|before| before.notice == letter.notice), "one key, two letters: {letter:?}");
         };
-        match self.faults.next() {
+        match self.faults.next(Port::Notifier) {
             None => deliver(),
             Some(Trouble::Slow) => {
                 self.clock.sleep(Duration::from_secs(20)).await;

@@ -10,10 +10,10 @@ use reeve_lifecycle::record::{Lease, VmRecord};
 use reeve_lifecycle::{Done, Verdict, VmInput};
 use reeve_protocol::command::{Answer, BackupFirst, Command, CommandKind, RefusalCode, Requester, Switch};
 use reeve_protocol::event::{Alert, Event, EventKind, LeaseEndReason};
-use reeve_protocol::observation::{Phase, VmChange};
+use reeve_protocol::observation::VmChange;
 use reeve_protocol::{Timestamp, UserId, VmId};
 
-use super::model::{Creation, Fact, Model, State, WithBackup};
+use super::model::{Creation, Fact, Model, State, WithBackup, is_near};
 use super::policies::EXTEND_ROLE;
 use super::vault::SimVault;
 
@@ -221,11 +221,8 @@ impl Watched {
                 if matches!(step.verdict, Verdict::Ignored(Ignored::Duplicate(_))) {
                     return Ok(());
                 }
-                let creation = match (said.change, said.phase) {
-                    (VmChange::Create, Phase::End) => Creation::Ended,
-                    (VmChange::Create, _) => Creation::Seen,
-                    _ => Creation::Notification,
-                };
+                let is_creation = said.change == VmChange::Create;
+                let creation = if is_creation { Creation::Seen } else { Creation::Notification };
                 self.model.told(now, &said.facts, said.said, creation);
             }
             VmInput::Listed { facts, said } => self.model.told(now, facts, *said, Creation::Listing),
@@ -235,6 +232,11 @@ impl Watched {
                     self.check_extension(command, Granted::Yes, now)?;
                     let policy = policy.as_ref().map(|policy| Box::new(policy.terms.clone()));
                     self.accept(command, policy, now);
+                }
+                Verdict::Denied(Err(refusal))
+                    if refusal.code == RefusalCode::Conflict && self.model.lease().state == State::Kept =>
+                {
+                    // A kept VM is started again with its extension, and something else is under way with it.
                 }
                 Verdict::Denied(_) => self.check_extension(command, Granted::No, now)?,
                 Verdict::Accepted(_) | Verdict::Ignored(_) | Verdict::Busy => {}
@@ -320,7 +322,7 @@ impl Watched {
             match &event.kind {
                 EventKind::LeaseExpired { grace_until, .. } => {
                     let lease = self.model.lease();
-                    if lease.state == State::Running && now < lease.ends {
+                    if lease.state == State::Running && now < lease.ends && !is_near(now, lease.ends) {
                         return Err(format!("its lease ended early: {now} is before {}", lease.ends));
                     }
                     self.model.add(now, grace_until.map_or(Fact::Told, Fact::Grace));
@@ -370,7 +372,9 @@ impl Watched {
             (_, State::Gone) => true,
             (Lease::None, State::None) | (Lease::Exempt, State::Exempt) | (Lease::Ended { .. }, State::Kept) => true,
             (Lease::Parked { term, .. }, State::Parked) | (Lease::Running { term, .. }, State::Running) => {
-                term.ends_at == model.ends && term.extensions == model.extensions && term.started_at == model.started
+                is_near(term.ends_at, model.ends)
+                    && term.extensions == model.extensions
+                    && is_near(term.started_at, model.started)
             }
             (
                 Lease::None

@@ -5,7 +5,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
-use super::faults::Faults;
+use super::faults::{Faults, Port};
 use super::world::World;
 
 /// How much of a failed run's log is shown, in lines.
@@ -103,8 +103,8 @@ pub struct Report {
     pub log: String,
     /// How many records were written.
     pub commits: u64,
-    /// How many calls were made of all ports.
-    pub calls: u64,
+    /// Every call that was made of a port, in order.
+    pub calls: Vec<Port>,
     /// How often the node died.
     pub crashes: u64,
     /// How many VMs lived.

@@ -16,7 +16,7 @@ use reeve_ports::{Clock, Vault, VaultError};
 use reeve_protocol::{BackupId, CloudName, VmId};
 
 use super::clock::SimClock;
-use super::faults::{FaultPlan, Trouble};
+use super::faults::{FaultPlan, Port, Trouble};
 
 const UNPOISONED: &str = "nothing panics while the vault is locked";
 
@@ -57,7 +57,7 @@ impl SimVault {
         &self,
         act: impl FnOnce(&mut BTreeMap<BackupPath, Kept>) -> Result<T, VaultError>,
     ) -> Result<T, VaultError> {
-        match self.faults.next() {
+        match self.faults.next(Port::Vault) {
             None => act(&mut self.lock()),
             Some(Trouble::Slow) => {
                 self.clock.sleep(Duration::from_secs(20)).await;

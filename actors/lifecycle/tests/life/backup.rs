@@ -28,17 +28,25 @@ fn due() -> World {
 fn a_backup_snapshots_every_disk_before_it_stores_the_first_then_seals_and_verifies() {
     let mut world = World::created(policy());
     world.back_up();
-    let of = |wanted: &dyn Fn(&Effect) -> bool| world.issued.iter().position(|pending| wanted(&pending.effect)).unwrap();
-    let disks: Vec<Disk> = world.issued.iter().filter_map(|pending| match &pending.effect {
-        Effect::SnapshotDisk { disk, .. } => Some(disk.clone()),
-        _ => None,
-    }).collect();
+    let of =
+        |wanted: &dyn Fn(&Effect) -> bool| world.issued.iter().position(|pending| wanted(&pending.effect)).unwrap();
+    let disks: Vec<Disk> = world
+        .issued
+        .iter()
+        .filter_map(|pending| match &pending.effect {
+            Effect::SnapshotDisk { disk, .. } => Some(disk.clone()),
+            _ => None,
+        })
+        .collect();
     assert_eq!(disks, [Disk::Root, Disk::Volume("v-own".into()), Disk::Volume("v-shared".into())]);
     let last_snapshot = world.issued.iter().rposition(|pending| matches!(pending.effect, Effect::SnapshotDisk { .. }));
     assert!(last_snapshot.unwrap() < of(&|effect| matches!(effect, Effect::StoreDisk { .. })));
     let sealed = |effect: &Effect| matches!(effect, Effect::SealBackup { disks, .. } if disks.len() == 3);
     assert!(of(&sealed) < of(&|effect| matches!(effect, Effect::VerifyBackup { .. })));
-    assert_eq!(world.times(|effect| matches!(effect, Effect::DropSnapshots { snapshots, .. } if snapshots.len() == 3)), 1);
+    assert_eq!(
+        world.times(|effect| matches!(effect, Effect::DropSnapshots { snapshots, .. } if snapshots.len() == 3)),
+        1
+    );
 }
 
 #[test]
@@ -60,7 +68,10 @@ fn a_failed_backup_leaves_nothing_behind() {
     world.done_until(|effect| matches!(effect, Effect::SealBackup { .. }));
     world.answer(Outcome::NotApplied { reason: "vault full".into() });
     assert!(world.rec.operation.is_none());
-    assert_eq!(world.times(|effect| matches!(effect, Effect::DropSnapshots { snapshots, .. } if snapshots.len() == 3)), 1);
+    assert_eq!(
+        world.times(|effect| matches!(effect, Effect::DropSnapshots { snapshots, .. } if snapshots.len() == 3)),
+        1
+    );
     world.background();
     assert!(world.rec.backups.is_empty() && world.rec.effects.is_empty());
     assert_eq!((world.count("backup.failed"), world.raised(Alert::BackupFailed)), (1, 1));
@@ -244,13 +255,17 @@ fn a_vault_that_does_not_answer_proves_no_damage() {
 
 #[test]
 fn a_vm_that_is_down_or_not_in_a_state_to_be_backed_up_is_not_backed_up() {
-    for state in [VmState::Building, VmState::Error, VmState::Rescued, VmState::ShelvedOffloaded, VmState::SoftDeleted] {
+    for state in [VmState::Building, VmState::Error, VmState::Rescued, VmState::ShelvedOffloaded, VmState::SoftDeleted]
+    {
         let mut world = World::created(daily());
         world.becomes(state);
         world.pass(days(3));
         assert!(world.rec.backups.is_empty(), "{state:?}");
     }
-    let mut down = World::created(Policy { repair: reeve_lifecycle::policy::RepairPolicy { enabled: false, ..Default::default() }, ..daily() });
+    let mut down = World::created(Policy {
+        repair: reeve_lifecycle::policy::RepairPolicy { enabled: false, ..Default::default() },
+        ..daily()
+    });
     for _ in 0..3 {
         down.probe(false);
     }

@@ -18,12 +18,28 @@ fn on_end(on_end: OnEnd) -> Policy {
 /// The effects of an operation in order, by name.
 fn steps(world: &World) -> Vec<String> {
     let word = |effect: &Effect| format!("{effect:?}").split([' ', '{']).next().unwrap_or_default().to_owned();
-    world.issued.iter().map(|pending| word(&pending.effect)).filter(|name| name != "Notify" && name != "DropSnapshots").collect()
+    world
+        .issued
+        .iter()
+        .map(|pending| word(&pending.effect))
+        .filter(|name| name != "Notify" && name != "DropSnapshots")
+        .collect()
 }
 
 const WHOLE: [&str; 13] = [
-    "Stop", "TakeInventory", "SnapshotDisk", "SnapshotDisk", "SnapshotDisk", "StoreDisk", "StoreDisk", "StoreDisk",
-    "SealBackup", "VerifyBackup", "DeleteServer", "DeleteVolume", "ReleaseAddress",
+    "Stop",
+    "TakeInventory",
+    "SnapshotDisk",
+    "SnapshotDisk",
+    "SnapshotDisk",
+    "StoreDisk",
+    "StoreDisk",
+    "StoreDisk",
+    "SealBackup",
+    "VerifyBackup",
+    "DeleteServer",
+    "DeleteVolume",
+    "ReleaseAddress",
 ];
 
 #[test]
@@ -342,6 +358,17 @@ fn a_vm_deleted_before_its_launch_was_heard_of_has_no_running_lease_once_it_is_g
     world.ask(operator(), CommandKind::VmDelete { backup: BackupFirst::No }).unwrap();
     world.now = world.now + secs(1);
     world.list(facts(VmState::Active));
+    world.finish();
+    assert!(matches!(world.rec.lease, Lease::Ended { reason: LeaseEndReason::Destroyed, .. }));
+}
+
+#[test]
+fn a_soft_deleted_vm_that_is_being_deleted_on_request_has_a_lease_that_ends_though_it_is_restored() {
+    let mut world = World::created(policy());
+    world.becomes(VmState::SoftDeleted);
+    world.ask(operator(), CommandKind::VmDelete { backup: BackupFirst::No }).unwrap();
+    world.becomes(VmState::Active);
+    assert!(matches!(world.phase(), LeasePhase::Ending { .. }));
     world.finish();
     assert!(matches!(world.rec.lease, Lease::Ended { reason: LeaseEndReason::Destroyed, .. }));
 }

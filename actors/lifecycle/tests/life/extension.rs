@@ -69,7 +69,7 @@ fn more_than_one_extension_may_give_is_denied_with_what_would_be_possible() {
     let mut world = World::created(policy());
     let (code, message) = refused(extend(&mut world, user("alice"), Some(days(31))));
     assert_eq!(code, RefusalCode::Denied);
-    assert!(message.contains("30days"), "{message}");
+    assert!(message.contains("30d"), "{message}");
     assert_eq!(world.term().ends_at, T0 + days(30));
 }
 
@@ -92,7 +92,7 @@ fn extensions_are_capped_in_total_time_from_the_start() {
     let terms = LeasePolicy { max_total: days(40), ..LeasePolicy::default() };
     let mut world = World::created(with_lease(terms));
     let (_, message) = refused(extend(&mut world, user("alice"), Some(days(11))));
-    assert!(message.contains("10days"), "{message}");
+    assert!(message.contains("10d"), "{message}");
     extend(&mut world, user("alice"), Some(days(10))).unwrap();
     assert_eq!(world.term().ends_at, T0 + days(40));
     let (_, message) = refused(extend(&mut world, user("alice"), None));

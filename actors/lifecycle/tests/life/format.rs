@@ -1,10 +1,10 @@
 //! The stored form of a record, format 1.
 
 use reeve_lifecycle::record::{RECORD_FORMAT, VmRecord};
+use reeve_protocol::UserId;
 use reeve_protocol::codec;
 use reeve_protocol::command::CommandKind;
 use reeve_protocol::event::Alert;
-use reeve_protocol::UserId;
 
 use crate::common::*;
 

@@ -90,7 +90,9 @@ fn the_owner_and_the_delegates_are_told_and_the_operators_when_nobody_owns_the_v
     let delegates = vec![UserId::new("bob").unwrap()];
     world.ask(user("alice"), CommandKind::LeaseSetDelegates { delegates }).unwrap();
     world.go(T0 + days(23));
-    let told = |audience: &Audience| world.times(|effect| matches!(effect, Effect::Notify { to, notice: Notice::Expiring { .. } } if to == audience));
+    let told = |audience: &Audience| {
+        world.times(|effect| matches!(effect, Effect::Notify { to, notice: Notice::Expiring { .. } } if to == audience))
+    };
     assert_eq!(told(&Audience::Owner { users: vec![UserId::new("alice").unwrap(), UserId::new("bob").unwrap()] }), 1);
 
     let mut nobodys = World::unseen(policy());
@@ -269,7 +271,15 @@ fn on_end_notify_tells_the_owner_and_keeps_the_vm() {
 fn rebuild_resize_migration_and_the_like_leave_the_lease_as_it_is() {
     let mut world = World::created(policy());
     let lease = world.rec.lease.clone();
-    for state in [VmState::Resized, VmState::Active, VmState::Shelved, VmState::ShelvedOffloaded, VmState::Rescued, VmState::Error, VmState::Active] {
+    for state in [
+        VmState::Resized,
+        VmState::Active,
+        VmState::Shelved,
+        VmState::ShelvedOffloaded,
+        VmState::Rescued,
+        VmState::Error,
+        VmState::Active,
+    ] {
         for phase in [Phase::Start, Phase::End] {
             world.now = world.now + secs(1);
             let again = VmFacts { launched_at: Some(world.now), ..facts(state) };

@@ -1,5 +1,7 @@
 //! The rules of a VM's life, each a test whose name states it. One binary, so that the helpers are built once.
 
+#![expect(clippy::unwrap_used, reason = "a helper that cannot build what a test needs fails the test")]
+
 mod backup;
 mod commands;
 mod common;

@@ -11,7 +11,8 @@ use crate::common::*;
 #[test]
 fn the_same_message_twice_changes_nothing() {
     let mut world = World::created(policy());
-    let again = VmInput::Notified(note("x", world.now + secs(1), VmChange::Update, Phase::Whole, facts(VmState::Stopped)));
+    let again =
+        VmInput::Notified(note("x", world.now + secs(1), VmChange::Update, Phase::Whole, facts(VmState::Stopped)));
     assert_eq!(world.input(again.clone()), Verdict::Accepted(None));
     let before = world.rec.clone();
     assert_eq!(world.input(again), Verdict::Ignored(Ignored::Duplicate(None)));
@@ -125,7 +126,15 @@ fn the_ids_of_messages_are_kept_with_a_bound_and_what_falls_out_changes_nothing_
 #[test]
 fn a_payload_that_tells_little_does_not_wipe_out_what_is_known() {
     let mut world = World::created(policy());
-    let bare = VmFacts { name: String::new(), project: None, user: None, host: None, created_at: None, launched_at: None, ..facts(VmState::Error) };
+    let bare = VmFacts {
+        name: String::new(),
+        project: None,
+        user: None,
+        host: None,
+        created_at: None,
+        launched_at: None,
+        ..facts(VmState::Error)
+    };
     world.now = T0 + hours(1);
     world.notify(VmChange::Operation, Phase::Error, bare);
     let known = &world.rec.facts;

@@ -130,7 +130,7 @@ fn what(n: u8) -> CommandKind {
         16 => CommandKind::BackupRestore { backup: None },
         17 => CommandKind::HealthReport { healthy: false, cause: "seen down".into() },
         18 => CommandKind::RepairRun,
-        19 => CommandKind::RepairSuspend(if n % 2 == 0 { Switch::On } else { Switch::Off }),
+        19 => CommandKind::RepairSuspend(if n.is_multiple_of(2) { Switch::On } else { Switch::Off }),
         20 => CommandKind::VmAdopt,
         21 => CommandKind::LeaseExtend { by: None },
         _ => CommandKind::LeaseExtend { by: Some(hours(u64::from(n))) },
@@ -248,7 +248,7 @@ struct Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_every_rule_holds_after_every_step_and_what_is_due_gets_done(
@@ -266,10 +266,8 @@ proptest! {
         prop_assert!(rec.effects.is_empty(), "{:?}", rec.effects);
         let over = matches!(rec.lease, Lease::Ended { .. } | Lease::Exempt | Lease::Parked { .. });
         prop_assert!(over, "{:?} at {}", rec.lease, world.now);
-        let mut sequence = 0;
-        for event in &world.events {
-            sequence += 1;
-            prop_assert_eq!(event.sequence, sequence);
+        for (at, event) in (1..).zip(&world.events) {
+            prop_assert_eq!(event.sequence, at);
         }
     }
 
@@ -330,7 +328,8 @@ fn life() -> Vec<VmInput> {
     let at = |n: u64| T0 + secs(n);
     let of = |state, launched: Option<u64>| VmFacts { launched_at: launched.map(at), ..facts(state) };
     let deleted = VmFacts { deleted_at: Some(at(100)), ..of(VmState::Deleted, Some(60)) };
-    let unnamed = VmFacts { name: String::new(), host: None, power: None, created_at: None, ..of(VmState::Active, None) };
+    let unnamed =
+        VmFacts { name: String::new(), host: None, power: None, created_at: None, ..of(VmState::Active, None) };
     [
         note("1", at(1), VmChange::Create, Phase::Start, of(VmState::Building, None)),
         note("2", at(5), VmChange::Update, Phase::Whole, of(VmState::Building, None)),

@@ -32,12 +32,22 @@ fn a_vm_that_was_destroyed_lives_again_from_its_final_backup_under_its_name() {
 fn the_new_vm_remembers_its_ancestor_and_has_a_new_lease() {
     let mut world = World::unseen(policy());
     world.now = T0 + secs(30);
-    world.input(VmInput::Introduced { revived_from: other_vm(), facts: facts(VmState::Active), said: asked(world.now) });
+    world.input(VmInput::Introduced {
+        revived_from: other_vm(),
+        facts: facts(VmState::Active),
+        said: asked(world.now),
+    });
     assert_eq!(world.rec.revived_from, Some(other_vm()));
     assert_eq!(world.term().ends_at, T0 + days(30));
-    assert!(matches!(world.last("vm.discovered"), EventKind::VmDiscovered { origin: Origin::Revived { from }, .. } if *from == other_vm()));
+    assert!(
+        matches!(world.last("vm.discovered"), EventKind::VmDiscovered { origin: Origin::Revived { from }, .. } if *from == other_vm())
+    );
     let before = world.rec.clone();
-    world.input(VmInput::Introduced { revived_from: other_vm(), facts: facts(VmState::Active), said: asked(world.now) });
+    world.input(VmInput::Introduced {
+        revived_from: other_vm(),
+        facts: facts(VmState::Active),
+        said: asked(world.now),
+    });
     assert_eq!(world.rec, before, "told twice");
 }
 

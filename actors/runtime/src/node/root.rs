@@ -157,6 +157,8 @@ impl RootState {
         let elapsed = self.shared.clock.elapsed();
         let (restarts, intensity) = self.restarts.entry(part.clone()).or_default();
         *restarts += 1;
+        // Every end is logged, so nobody has to be told that it is over.
+        let _ = intensity.recovers(Limit::NODE, elapsed);
         let attempt = intensity.ended(Limit::NODE, elapsed);
         let clock = Arc::clone(&self.shared.clock);
         let root = myself.clone();

@@ -375,7 +375,11 @@ impl ShardState {
             return self.halted();
         }
         self.shared.counters.child_restarts.fetch_add(1, Ordering::Relaxed);
-        let attempt = self.troubles.entry(vm).or_default().ended(Limit::VM, self.shared.clock.elapsed());
+        let elapsed = self.shared.clock.elapsed();
+        let trouble = self.troubles.entry(vm).or_default();
+        // Nobody was told of it, so nobody is told that it is over.
+        let _ = trouble.recovers(Limit::VM, elapsed);
+        let attempt = trouble.ended(Limit::VM, elapsed);
         if again == End::Panicked {
             tracing::error!(%vm, wait = ?attempt.wait, "a supervisor panicked; it is started again");
         } else {

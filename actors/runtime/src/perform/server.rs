@@ -45,7 +45,8 @@ impl Goal {
                     facts.state,
                     VmState::Stopped | VmState::Suspended | VmState::Shelved | VmState::ShelvedOffloaded
                 ),
-                Self::Suspended => facts.state == VmState::Suspended,
+                // A VM that is off already has nothing to suspend, and no cloud does it.
+                Self::Suspended => Self::Off.reached(facts),
             }
     }
 }

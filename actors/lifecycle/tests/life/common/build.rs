@@ -38,7 +38,10 @@ pub(crate) fn cloud() -> CloudName {
 
 /// The defaults, without backups by schedule: a test that is not about them is not disturbed by them.
 pub(crate) fn policy() -> Policy {
-    Policy { backup: BackupPolicy { every: Span::ZERO, window: Span::ZERO, ..BackupPolicy::default() }, ..Policy::default() }
+    Policy {
+        backup: BackupPolicy { every: Span::ZERO, window: Span::ZERO, ..BackupPolicy::default() },
+        ..Policy::default()
+    }
 }
 
 pub(crate) fn with_lease(lease: LeasePolicy) -> Policy {

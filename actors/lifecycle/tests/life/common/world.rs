@@ -6,7 +6,8 @@ use reeve_lifecycle::operation::Operation;
 use reeve_lifecycle::policy::ProbeKind;
 use reeve_lifecycle::record::{Lease, LeasePhase, MAX_BACKUPS, MAX_EFFECTS, RECORD_FORMAT, Term};
 use reeve_lifecycle::{
-    Done, Effect, Outcome, PendingEffect, Policy, ProbeVerdict, Verdict, VmRecord, invariants, next_deadline, recover, step,
+    Done, Effect, Outcome, PendingEffect, Policy, ProbeVerdict, Verdict, VmRecord, invariants, next_deadline, recover,
+    step,
 };
 use reeve_protocol::codec;
 use reeve_protocol::command::{Answer, CommandKind, Requester};

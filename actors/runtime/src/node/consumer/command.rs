@@ -94,9 +94,16 @@ pub(super) fn take(shared: Arc<Shared>, delivery: Delivery) -> impl Future<Outpu
 }
 
 async fn finish(shared: Arc<Shared>, delivery: Delivery, command: Command, posted: Posted) {
-    let delivered = shared.router.answer(posted).await;
+    let delivered = match shared.router.answer(posted).await {
+        // No record has taken note of it: without an answer nobody would ever hear of it.
+        Delivered::Refused(refusal) => return refuse(shared, delivery, refusal).await,
+        delivered @ (Delivered::Verdict(_) | Delivered::Poison) => delivered,
+    };
     match answer_of(&command, delivered) {
         Some(answer) => {
+            if let (None, Err(refusal)) = (&delivery.message.reply_to, &answer) {
+                tracing::info!(message_id = %command.id, vm = %command.vm, reason = %refusal.message, "a command is denied");
+            }
             reply(&shared, &delivery.message, &answer).await;
             settle(delivery, Settlement::Ack).await;
         }
