@@ -29,11 +29,11 @@ const CALL: Duration = Duration::from_secs(5);
 /// Leases of seconds, so that a run of a minute sees whole lives.
 const CONFIG: &str = r#"
 [policy.default.lease]
-duration = "25s"
-warn_before = ["8s", "4s"]
-extension = "6s"
+duration = "9s"
+warn_before = ["4s", "2s"]
+extension = "4s"
 max_extensions = 3
-max_total = "70s"
+max_total = "40s"
 min_notice = "1s"
 
 [policy.default.health]
@@ -46,8 +46,8 @@ boot_wait_max = "5s"
 cooldown = "1s"
 
 [policy.default.backup]
-every = "15s"
-window = "8s"
+every = "10s"
+window = "6s"
 keep_last = 2
 daily = 0
 weekly = 0
@@ -118,13 +118,14 @@ impl Scene {
                 return;
             }
             let vm = &vms[self.random.random_range(0..vms.len())];
-            let kind = match (vm.lease.state.as_str(), self.random.random_range(0..4)) {
+            let kind = match (vm.lease.state.as_str(), self.random.random_range(0..5)) {
                 ("ended", _) if self.accepted.iter().filter(|(command, _)| is_revive(command)).count() < 6 => {
                     CommandKind::VmRevive { backup: None, name: None }
                 }
                 ("active" | "warned", 0) => CommandKind::LeaseExtend { by: None },
                 ("active", 1) => CommandKind::BackupRun,
                 ("active", 2) => CommandKind::VmReboot,
+                ("active", 3) => CommandKind::BackupRestore { backup: None },
                 _ => continue,
             };
             self.sent += 1;
@@ -207,6 +208,8 @@ async fn killed_at_any_moment_nothing_is_lost_and_nothing_is_done_twice() -> Res
     let status = node.terminate(Duration::from_secs(10)).await?;
     ensure!(status.success(), "SIGTERM: {status}\n{}", node.log_tail());
     judge(&scene, &vms, &events)?;
+    let count = |call| audit_of(&scene).map(|audit| applied(&audit, call).count());
+    println!("{} launched, {} restored", count(CallKind::Launch)?, count(CallKind::RestoreInPlace)?);
     println!("{} VMs, {} events, {kills} kills, {} commands accepted", vms.len(), events.len(), scene.accepted.len());
     Ok(())
 }
@@ -228,9 +231,17 @@ async fn settle(scene: &mut Scene, client: &RpcClient, node: &ChildGuard) -> Res
     bail!("not over after three minutes: {late:#?}\n{}", node.log_tail())
 }
 
-fn judge(scene: &Scene, vms: &[VmView], events: &[CloudEvent]) -> Result<()> {
+fn cloud_of(scene: &Scene) -> Result<SimCloud> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let cloud = SimCloud::open(&scene.folder().join("cloud").join("sim"), clock, SimConfig::default())?;
+    Ok(SimCloud::open(&scene.folder().join("cloud").join("sim"), clock, SimConfig::default())?)
+}
+
+fn audit_of(scene: &Scene) -> Result<Vec<AuditEntry>> {
+    Ok(cloud_of(scene)?.audit())
+}
+
+fn judge(scene: &Scene, vms: &[VmView], events: &[CloudEvent]) -> Result<()> {
+    let cloud = cloud_of(scene)?;
     let audit = cloud.audit();
     ensure!(cloud.audit_dropped() == 0, "the audit is complete");
     let known: BTreeSet<VmId> = vms.iter().map(|vm| vm.id).collect();
@@ -316,6 +327,9 @@ fn commands(scene: &Scene, vms: &[VmView], events: &[CloudEvent], audit: &[Audit
         let reboots = of(|kind| matches!(kind, CommandKind::VmReboot));
         let done = applied(audit, CallKind::HardReboot).filter(|entry| entry.vm == Some(vm.id)).count();
         ensure!(done >= reboots.len(), "{}: {} reboots accepted, {done} done", vm.id, reboots.len());
+        let restores = of(|kind| matches!(kind, CommandKind::BackupRestore { .. }));
+        let done = applied(audit, CallKind::RestoreInPlace).filter(|entry| entry.vm == Some(vm.id)).count();
+        ensure!(done == restores.len(), "{}: {} restores accepted, {done} done", vm.id, restores.len());
     }
     Ok(())
 }

@@ -2,8 +2,10 @@
 
 use reeve_tests::simulation::{Crashes, Failure, Faults, Report, Scenario};
 
-/// Seeds that failed once; they run first.
-const REGRESSIONS: [u64; 0] = [];
+/// Seeds of wild runs that failed once; they run first. What failed was: an end that a restored lease had been given
+/// anew was brought back to where it first was (11, 35); a VM that its owner had stopped could not be suspended, so its
+/// lease never ended (25, 31, 34).
+const REGRESSIONS: [u64; 5] = [11, 25, 31, 34, 35];
 
 fn times() -> u64 {
     if std::env::var_os("REEVE_LONG").is_some() { 20 } else { 1 }
@@ -20,11 +22,13 @@ fn run_all(scenarios: impl IntoIterator<Item = Scenario>) -> Vec<Report> {
         }
     }
     if let Some(first) = failures.first() {
-        for failure in &failures {
+        let each = failures.iter().map(|failure| {
             let why: String = failure.why.chars().take(600).collect();
-            println!("seed {} {:?} {:?}: {why}", failure.scenario.seed, failure.scenario.faults, failure.scenario.crashes);
-        }
-        panic!("{} of {} runs failed\n{first}", failures.len(), failures.len() + reports.len());
+            let Scenario { seed, faults, crashes, .. } = &failure.scenario;
+            format!("seed {seed} {faults:?} {crashes:?}: {why}\n")
+        });
+        let each: String = each.collect();
+        panic!("{each}{} of {} runs failed\n{first}", failures.len(), failures.len() + reports.len());
     }
     reports
 }
@@ -65,20 +69,42 @@ fn a_fault_at_every_call_of_every_port_loses_nothing() {
         let base = Scenario { made: 0, ..Scenario::quiet(seed) };
         let calls = run_all([base.clone()]).remove(0).calls;
         assert!(calls.len() > 50, "{} calls", calls.len());
-        let all = (1..).zip(&calls).flat_map(|(call, port)| port.troubles().iter().map(move |one| Faults::At(call, *one)));
+        let all =
+            (1..).zip(&calls).flat_map(|(call, port)| port.troubles().iter().map(move |one| Faults::At(call, *one)));
         run_all(all.map(|faults| Scenario { faults, ..base.clone() }));
     }
 }
 
 #[test]
 fn thousands_of_wild_lives_keep_every_rule() {
-    let seeds = REGRESSIONS.into_iter().chain(1..=40 * times());
+    let seeds = REGRESSIONS.into_iter().chain(100..100 + 60 * times());
     let reports = run_all(seeds.map(Scenario::wild));
     let vms: u64 = reports.iter().map(|report| report.vms).sum();
     let crashes: u64 = reports.iter().map(|report| report.crashes).sum();
     let commits: u64 = reports.iter().map(|report| report.commits).sum();
     let reboots: u64 = reports.iter().map(|report| report.repeated_reboots).sum();
     println!("{vms} VMs, {crashes} crashes, {commits} commits, {reboots} reboots repeated");
+    // A simulation in which nothing happens proves nothing.
+    assert!(vms > 900 && crashes > 300, "{vms} VMs, {crashes} crashes");
+    for event in [
+        "lease.extended",
+        "lease.extension-denied",
+        "lease.end-cancelled",
+        "lease.held",
+        "lease.exempted",
+        "vm.terminated",
+        "vm.vanished",
+        "vm.revived",
+        "repair.succeeded",
+        "repair.exhausted",
+        "backup.verified",
+        "backup.failed",
+        "backup.restored",
+        "alert.raised",
+        "alert.cleared",
+    ] {
+        assert!(sum(&reports, event) > 0, "no {event} in {vms} lives");
+    }
 }
 
 #[test]

@@ -133,7 +133,9 @@ fn purge_at(record: &VmRecord) -> Option<Timestamp> {
         && record.effects.is_empty()
         && record.outbox.is_empty()
         && record.backups.is_empty();
-    idle.then_some(at + TOMBSTONE_FOR)
+    // A deletion may be heard of late: late messages are counted from then.
+    let heard_at = record.history.last().map_or(at, |entry| entry.at.max(at));
+    idle.then_some(heard_at + TOMBSTONE_FOR)
 }
 
 /// The effects to perform again after a crash: all that were being tried. Whoever performs them looks first.

@@ -9,11 +9,11 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use reeve_drivers::SimCloud;
 use reeve_drivers::cloud::sim::{CallKind, Fault};
+use reeve_lifecycle::ProbeVerdict;
 use reeve_lifecycle::effect::{Disk, Effect, Inventory};
 use reeve_lifecycle::policy::ProbeKind;
-use reeve_lifecycle::ProbeVerdict;
-use reeve_ports::cloud::{CloudSnapshot, HostHealth, LaunchSpec, ListPage};
 use reeve_ports::cloud::DiskSource;
+use reeve_ports::cloud::{CloudSnapshot, HostHealth, LaunchSpec, ListPage};
 use reeve_ports::{Clock, Cloud, CloudError, GuestProbe};
 use reeve_protocol::observation::{Said, VmFacts};
 use reeve_protocol::{HostName, Timestamp, VmId};
@@ -125,7 +125,11 @@ impl Cloud for WatchedCloud {
         self.sim.find_snapshots(vm, name).await
     }
 
-    async fn read_snapshot(&self, vm: VmId, id: &str) -> Result<BoxStream<'static, std::io::Result<Bytes>>, CloudError> {
+    async fn read_snapshot(
+        &self,
+        vm: VmId,
+        id: &str,
+    ) -> Result<BoxStream<'static, std::io::Result<Bytes>>, CloudError> {
         self.meet(CallKind::ReadSnapshot);
         self.sim.read_snapshot(vm, id).await
     }

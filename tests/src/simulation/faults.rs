@@ -78,7 +78,9 @@ impl Port {
             BrokenStream, FailedSnapshot, HalfSnapshot, Hang, LostAfter, LostBefore, Quota, Refused, Slow, Unavailable,
         };
         match self {
-            Self::Cloud(CallKind::Probe | CallKind::List) => &[Unavailable, LostAfter, Hang],
+            // Whatever keeps a probe from answering, it says the same.
+            Self::Cloud(CallKind::Probe) => &[Unavailable],
+            Self::Cloud(CallKind::List) => &[Unavailable, Hang],
             Self::Cloud(CallKind::Snapshot) => {
                 &[Unavailable, Refused, LostBefore, LostAfter, Slow, Hang, FailedSnapshot, HalfSnapshot]
             }

@@ -35,7 +35,8 @@ fn rests(record: &VmRecord) -> bool {
     let idle = record.operation.is_none() || record.hold_said;
     let may_run = !record.is_gone() && record.holds.is_empty() && !matches!(record.lease, Lease::Parked { .. });
     // What a repair or a backup waits for in a VM that does not run may never come.
-    let waits = may_run && record.facts.state == VmState::Active && (record.repairs.requested || record.schedule.manual);
+    let waits =
+        may_run && record.facts.state == VmState::Active && (record.repairs.requested || record.schedule.manual);
     over && idle && !waits && record.effects.is_empty() && record.outbox.is_empty()
 }
 
@@ -73,7 +74,9 @@ pub(super) fn check(world: &World) -> Result<(), String> {
         check_vm(world, *vm, watched).map_err(|why| format!("VM {vm} at the end: {why}"))?;
     }
     once(world)?;
-    if world.sim.audit_dropped() > 0 && world.sim.audit().first().is_some_and(|entry| !entry.call.is_look() && entry.seq > 1) {
+    if world.sim.audit_dropped() > 0
+        && world.sim.audit().first().is_some_and(|entry| !entry.call.is_look() && entry.seq > 1)
+    {
         return Err("the audit is not whole".into());
     }
     Ok(())
@@ -113,7 +116,8 @@ fn check_fate(world: &World, vm: VmId, watched: &Watched) -> Result<(), String> 
             // Another policy came after the end.
             OnEnd::BackupAndDelete | OnEnd::Delete => (*reason, truth.facts.state),
         };
-        let policy_changed = watched.accepted.iter().any(|(_, kind)| matches!(kind, CommandKind::LeaseSetPolicy { .. }));
+        let policy_changed =
+            watched.accepted.iter().any(|(_, kind)| matches!(kind, CommandKind::LeaseSetPolicy { .. }));
         if *reason != wanted.0 && !policy_changed {
             return Err(format!("it was to end as {:?}, and ended as {reason:?}", wanted.0));
         }
@@ -169,10 +173,13 @@ fn check_commands(watched: &Watched) -> Result<(), String> {
             watched.events.iter().any(|event| event.at >= *at && found(&event.kind))
         };
         let told = |alert: Alert| {
-            let raised = |kind: &EventKind| matches!(kind, EventKind::AlertRaised { alert: known, .. } if *known == alert);
+            let raised =
+                |kind: &EventKind| matches!(kind, EventKind::AlertRaised { alert: known, .. } if *known == alert);
             after(&raised) || raised_at(watched, alert, *at)
         };
-        let gone = after(&|kind| matches!(kind, EventKind::VmTerminated | EventKind::VmVanished { .. } | EventKind::VmTerminating { .. }));
+        let gone = after(&|kind| {
+            matches!(kind, EventKind::VmTerminated | EventKind::VmVanished { .. } | EventKind::VmTerminating { .. })
+        });
         let done = |name: &str| after(&|kind| matches!(kind, EventKind::ActionDone { action } if action == name));
         let carried_out = match kind {
             CommandKind::VmStart => done("start") || told(Alert::ActionStuck),
@@ -197,9 +204,7 @@ fn check_commands(watched: &Watched) -> Result<(), String> {
                     || after(&|kind| matches!(kind, EventKind::VmTerminating { .. }))
                     || matches!(watched.last.lease, Lease::Parked { .. })
             }
-            CommandKind::RepairRun => {
-                after(&|kind| matches!(kind, EventKind::RepairStarted { .. })) || !ran(watched)
-            }
+            CommandKind::RepairRun => after(&|kind| matches!(kind, EventKind::RepairStarted { .. })) || !ran(watched),
             CommandKind::VmMaintenance(switch) => {
                 *switch == Switch::Off || watched.maintenance || watched.last.holds.is_empty()
             }
@@ -237,7 +242,13 @@ fn check_backups(world: &World, vm: VmId, watched: &Watched) -> Result<(), Strin
     let listed: Vec<_> = if watched.purged {
         Vec::new()
     } else {
-        watched.last.backups.iter().filter(|entry| matches!(entry.state, BackupState::Verified { .. })).map(|e| e.id).collect()
+        watched
+            .last
+            .backups
+            .iter()
+            .filter(|entry| matches!(entry.state, BackupState::Verified { .. }))
+            .map(|e| e.id)
+            .collect()
     };
     for (backup, kept) in world.vault.of(vm) {
         let known = watched.last.backup(backup).is_some_and(|entry| !matches!(entry.state, BackupState::Running));

@@ -20,6 +20,7 @@ mod commit;
 mod executor;
 mod faults;
 mod finish;
+mod life;
 mod model;
 mod node;
 mod oracle;
@@ -27,6 +28,7 @@ mod people;
 mod policies;
 mod scenario;
 mod vault;
+mod words;
 mod world;
 
 pub use self::faults::{Faults, Port, Trouble};

@@ -193,7 +193,9 @@ impl Model {
         let later = now + SECOND;
         match lease.state {
             State::Running if grace.is_zero() => later >= lease.ends,
-            State::Running => lease.grace_until.is_some_and(|until| now >= until && until + SECOND >= lease.ends + grace),
+            State::Running => {
+                lease.grace_until.is_some_and(|until| now >= until && until + SECOND >= lease.ends + grace)
+            }
             State::None | State::Parked | State::Exempt | State::Kept | State::Gone => false,
         }
     }

@@ -32,7 +32,7 @@ const UNPOISONED: &str = "nothing panics while this is locked";
 /// What a task tells the node.
 pub(super) enum Word {
     /// An input for a VM; who waits is told once it is committed.
-    Input { vm: VmId, input: VmInput, done: Option<oneshot::Sender<()>> },
+    Input { vm: VmId, input: Box<VmInput>, done: Option<oneshot::Sender<()>> },
     /// A listing of the cloud: every VM, or `None` when it failed or was incomplete.
     Listing { asked_at: Timestamp, found: Option<Vec<(VmFacts, Said)>>, readable: bool },
     /// Publishing stopped before its end.
@@ -89,7 +89,7 @@ impl Node {
         let (ports, inbox) = (self.ports.clone(), Arc::clone(&self.inbox));
         self.tasks.spawn(job, async move {
             let outcome = perform(&ports, &context, &pending).await;
-            post(&inbox, Word::Input { vm, input: VmInput::EffectDone { key, outcome }, done: None });
+            post(&inbox, Word::Input { vm, input: Box::new(VmInput::EffectDone { key, outcome }), done: None });
         });
     }
 
@@ -102,7 +102,7 @@ impl Node {
         let inbox = Arc::clone(&self.inbox);
         self.tasks.spawn(Job::Probe(vm), async move {
             let verdict: ProbeVerdict = probe.probe(vm, host.as_ref(), kind, timeout).await;
-            post(&inbox, Word::Input { vm, input: VmInput::Probed { probe: kind, verdict }, done: None });
+            post(&inbox, Word::Input { vm, input: Box::new(VmInput::Probed { probe: kind, verdict }), done: None });
         });
     }
 
@@ -129,7 +129,9 @@ impl Node {
                 }
             }
             match through {
-                Some(through) => post(&inbox, Word::Input { vm, input: VmInput::Published { through }, done: None }),
+                Some(through) => {
+                    post(&inbox, Word::Input { vm, input: Box::new(VmInput::Published { through }), done: None });
+                }
                 None => post(&inbox, Word::PublishAgain(vm)),
             }
         });
@@ -195,7 +197,7 @@ pub(super) struct SimIntroducer(pub(super) Inbox);
 impl Introducer for SimIntroducer {
     async fn introduce(&self, vm: VmId, _: &CloudName, input: VmInput) -> Result<(), String> {
         let (done, committed) = oneshot::channel();
-        post(&self.0, Word::Input { vm, input, done: Some(done) });
+        post(&self.0, Word::Input { vm, input: Box::new(input), done: Some(done) });
         committed.await.map_err(|_| "the supervisor was restarted".to_owned())
     }
 }

@@ -154,7 +154,12 @@ impl Oracle {
     }
 
     /// Reeve asks the cloud to destroy a volume.
-    pub(super) fn destroying_volume(&mut self, volume: &str, truth: impl Fn(VmId) -> Option<GroundTruth>, vault: &SimVault) {
+    pub(super) fn destroying_volume(
+        &mut self,
+        volume: &str,
+        truth: impl Fn(VmId) -> Option<GroundTruth>,
+        vault: &SimVault,
+    ) {
         let Some((vm, own)) = self.volumes.get(volume).copied() else { return };
         let Some(watched) = self.vms.get(&vm) else { return };
         let truth = truth(vm);
@@ -188,7 +193,9 @@ impl Oracle {
     pub(super) fn launched(&mut self, old: VmId, new: &GroundTruth, vault: &SimVault) {
         let new_disks = hashes(new);
         let same = vault.of(old).iter().any(|(_, kept)| {
-            kept.verified && kept.objects.values().map(|bytes| super::vault::hex_hash(bytes)).collect::<BTreeSet<_>>() == new_disks
+            kept.verified
+                && kept.objects.values().map(|bytes| super::vault::hex_hash(bytes)).collect::<BTreeSet<_>>()
+                    == new_disks
         });
         let destroyed_with = self.vms.get(&old).and_then(|watched| watched.destroyed_with.clone());
         if !same {
@@ -353,9 +360,9 @@ impl Watched {
             EventKind::RepairStepFinished { step, .. } => {
                 self.step_open = false;
                 let tested = matches!(input, VmInput::EffectDone { key, outcome: Outcome::Done(Done::Probed(_)) }
-                    if self.last.effects.iter().any(|pending| {
-                        pending.key == *key && matches!(pending.effect, Effect::Retest { .. })
-                    }));
+                if self.last.effects.iter().any(|pending| {
+                    pending.key == *key && matches!(pending.effect, Effect::Retest { .. })
+                }));
                 if !tested {
                     return Err(format!("repair step {step} is over without a retest"));
                 }
@@ -377,11 +384,7 @@ impl Watched {
                     && is_near(term.started_at, model.started)
             }
             (
-                Lease::None
-                | Lease::Exempt
-                | Lease::Ended { .. }
-                | Lease::Parked { .. }
-                | Lease::Running { .. },
+                Lease::None | Lease::Exempt | Lease::Ended { .. } | Lease::Parked { .. } | Lease::Running { .. },
                 State::None | State::Exempt | State::Kept | State::Parked | State::Running,
             ) => false,
         };

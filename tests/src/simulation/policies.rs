@@ -16,7 +16,8 @@ pub(super) const EXTEND_ROLE: &str = "lease-admin";
 
 pub(super) fn policies(seed: u64) -> Policies {
     let mut chance = Chance::new(seed, "policies");
-    let named: BTreeMap<String, Policy> = NAMES.iter().map(|name| ((*name).to_owned(), policy(name, &mut chance))).collect();
+    let named: BTreeMap<String, Policy> =
+        NAMES.iter().map(|name| ((*name).to_owned(), policy(name, &mut chance))).collect();
     Policies::new(named).expect("the policies of a simulation make sense")
 }
 

@@ -104,8 +104,7 @@ impl Vault for SimVault {
         disk: &Disk,
         content: BoxStream<'static, io::Result<Bytes>>,
     ) -> Result<StoredDisk, VaultError> {
-        let chunks: Vec<Bytes> =
-            content.try_collect().await.map_err(|error| VaultError::Source(error.to_string()))?;
+        let chunks: Vec<Bytes> = content.try_collect().await.map_err(|error| VaultError::Source(error.to_string()))?;
         let bytes: Bytes = chunks.concat().into();
         let name = disk.object_name();
         self.call(move |kept| {
@@ -173,9 +172,8 @@ impl Vault for SimVault {
 
     async fn list(&self, cloud: &CloudName, vm: VmId) -> Result<Vec<BackupId>, VaultError> {
         self.call(|kept| {
-            let complete = kept.iter().filter(|(path, kept)| {
-                path.cloud == *cloud && path.vm == vm && kept.manifest.is_some()
-            });
+            let complete =
+                kept.iter().filter(|(path, kept)| path.cloud == *cloud && path.vm == vm && kept.manifest.is_some());
             Ok(complete.map(|(path, _)| path.backup).collect())
         })
         .await

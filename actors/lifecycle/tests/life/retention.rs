@@ -150,7 +150,7 @@ fn a_damaged_backup_of_a_vm_that_is_gone_goes_too_so_that_its_record_can() {
     world.answer(Outcome::Done(Done::Damaged { what: "root".into() }));
     assert_eq!(world.wake(), Reason::Retention);
     world.background();
-    world.tick();
+    assert_eq!(world.wake(), Reason::Purge);
     assert!(world.purged);
 }
 

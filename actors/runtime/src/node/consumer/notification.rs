@@ -8,7 +8,7 @@ use futures::future::Either;
 use reeve_lifecycle::VmInput;
 use reeve_ports::{Delivery, Settlement};
 use reeve_protocol::CloudName;
-use reeve_protocol::openstack::{About, decode};
+use reeve_protocol::openstack::{About, decode_with};
 
 use super::{HEADER_CLOUD, NOTIFICATION, forward, settle};
 use crate::node::router::{Delivered, Sending};
@@ -21,7 +21,8 @@ pub(super) fn take(
     delivery: Delivery,
 ) -> impl Future<Output = ()> + Send + 'static {
     let wanted = shared.config.runtime.notifications.get(&cloud).copied().unwrap_or_default();
-    let notification = match decode(&delivery.message.body) {
+    let compression = delivery.message.headers.get("compression").map(String::as_str);
+    let notification = match decode_with(&delivery.message.body, compression) {
         Ok(notification) => notification,
         Err(error) => return Either::Left(settle(delivery, Settlement::Dead(error.to_string()))),
     };
