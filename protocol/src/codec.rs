@@ -58,8 +58,8 @@ pub fn decode<T: DeserializeOwned>(supported: u8, bytes: &[u8]) -> Result<(u8, T
     if bytes.len() > MAX_VALUE_BYTES {
         return Err(CodecError::TooLarge(bytes.len()));
     }
-    let (value, read) = bincode::serde::decode_from_slice(rest, config())
-        .map_err(|error| CodecError::Malformed(error.to_string()))?;
+    let (value, read) =
+        bincode::serde::decode_from_slice(rest, config()).map_err(|error| CodecError::Malformed(error.to_string()))?;
     if read != rest.len() {
         return Err(CodecError::Malformed(format!("{} bytes after the value", rest.len() - read)));
     }

@@ -184,9 +184,10 @@ async fn events(client: &RpcClient) -> Result<Vec<CloudEvent>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_any_moment_nothing_is_lost_and_nothing_is_done_twice() -> Result<()> {
-    let seed = std::env::var("REEVE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
-        u64::try_from(SystemClock.now().as_millis()).unwrap_or_default()
-    });
+    let seed = std::env::var("REEVE_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(|| u64::try_from(SystemClock.now().as_millis()).unwrap_or_default());
     println!("REEVE_SEED={seed}");
     let kills = if std::env::var_os("REEVE_LONG").is_some() { 4 * KILLS } else { KILLS };
     let mut scene = Scene::new(seed)?;
@@ -271,14 +272,14 @@ fn end_of(vm: &VmView, audit: &[AuditEntry], vault: &Path) -> Result<()> {
     let last = vm.backups.iter().find(|backup| backup.purpose == BackupPurpose::Final && backup.state == "verified");
     let last = last.context("no verified final backup")?;
     ensure!(last.verified_at.is_some_and(|verified| verified <= at), "verified after it was destroyed");
-    let manifest = vault.join(vm.cloud.as_str()).join(vm.id.to_string()).join(last.id.to_string()).join("manifest.json");
+    let manifest =
+        vault.join(vm.cloud.as_str()).join(vm.id.to_string()).join(last.id.to_string()).join("manifest.json");
     ensure!(manifest.is_file(), "no manifest in the vault: {}", manifest.display());
     Ok(())
 }
 
 fn once(audit: &[AuditEntry]) -> Result<()> {
-    let kinds =
-        [CallKind::DeleteVolume, CallKind::ReleaseAddress, CallKind::Launch, CallKind::RestoreInPlace];
+    let kinds = [CallKind::DeleteVolume, CallKind::ReleaseAddress, CallKind::Launch, CallKind::RestoreInPlace];
     for kind in kinds {
         let mut seen = BTreeSet::new();
         for entry in applied(audit, kind) {

@@ -141,7 +141,8 @@ pub trait Cloud: Send + Sync + 'static {
     async fn find_snapshots(&self, vm: VmId, name: &str) -> Result<Vec<CloudSnapshot>, CloudError>;
 
     /// The content of a ready snapshot.
-    async fn read_snapshot(&self, vm: VmId, id: &str) -> Result<BoxStream<'static, std::io::Result<Bytes>>, CloudError>;
+    async fn read_snapshot(&self, vm: VmId, id: &str)
+    -> Result<BoxStream<'static, std::io::Result<Bytes>>, CloudError>;
 
     /// Removes a snapshot.
     async fn delete_snapshot(&self, vm: VmId, id: &str) -> Result<(), CloudError>;

@@ -108,7 +108,11 @@ pub trait Vault: Send + Sync + 'static {
     async fn verify(&self, path: &BackupPath) -> Result<Verification, VaultError>;
 
     /// The content of one object of a complete backup.
-    async fn read(&self, path: &BackupPath, name: &str) -> Result<BoxStream<'static, std::io::Result<Bytes>>, VaultError>;
+    async fn read(
+        &self,
+        path: &BackupPath,
+        name: &str,
+    ) -> Result<BoxStream<'static, std::io::Result<Bytes>>, VaultError>;
 
     /// Removes a backup, complete or not. Nothing there is no error.
     async fn delete(&self, path: &BackupPath) -> Result<(), VaultError>;

@@ -178,7 +178,8 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
 
 /// Plays the demo; a broken rule is a failure.
 fn play(args: &DemoArgs) -> Result<(), Failure> {
-    let failed = |error: anyhow::Error| Failure::new(Code::Failed, "the demo cannot be played").because(format!("{error:#}"));
+    let failed =
+        |error: anyhow::Error| Failure::new(Code::Failed, "the demo cannot be played").because(format!("{error:#}"));
     logging::start(&LogSection { level: "error".into(), ..LogSection::default() }).map_err(failed)?;
     match demo::run(args).map_err(failed)? {
         Ending::Well => Ok(()),

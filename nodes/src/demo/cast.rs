@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use reeve_lifecycle::Policies;
 use reeve_lifecycle::policy::{
     BackupPolicy, HealthPolicy, LeasePolicy, OnEnd, Policy, PolicyError, RepairPolicy, RepairStep,
 };
-use reeve_lifecycle::Policies;
 use reeve_protocol::Span;
 
 /// What becomes of a VM. Every number of VMs has each role in turn.

@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use reeve_drivers::cloud::sim::SimCloud;
 use reeve_drivers::SimConfig;
+use reeve_drivers::cloud::sim::SimCloud;
 use reeve_lifecycle::policy::POLICY_KEY;
 use reeve_ports::{AdminService, Bus, Clock, SystemClock, Vault};
 use reeve_protocol::admin::{AdminReply, AdminRequest};

@@ -109,7 +109,8 @@ impl People {
 
     /// The actors that are killed in the middle of it: of some VMs a child, of some the supervisor itself.
     pub(super) fn victims(&self) -> Vec<(VmId, Option<Child>)> {
-        let kinds = [Some(Child::LeaseTimer), Some(Child::Poller), None, Some(Child::BackupWorker), Some(Child::ActionWorker)];
+        let kinds =
+            [Some(Child::LeaseTimer), Some(Child::Poller), None, Some(Child::BackupWorker), Some(Child::ActionWorker)];
         self.cast.keys().filter(|vm| !self.over.contains(vm)).copied().zip(kinds.into_iter().cycle()).take(20).collect()
     }
 }

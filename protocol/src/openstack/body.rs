@@ -9,9 +9,9 @@ use std::io::Read;
 use flate2::read::ZlibDecoder;
 
 use super::error::{DecodeError, Part};
-use crate::bounds::too_deep_at;
 #[cfg(doc)]
 use crate::bounds::MAX_DEPTH;
+use crate::bounds::too_deep_at;
 
 /// The most bytes that a body may have as it arrives, 4 MiB.
 pub const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
