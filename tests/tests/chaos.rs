@@ -249,10 +249,10 @@ fn judge(scene: &Scene, vms: &[VmView], events: &[CloudEvent]) -> Result<()> {
     for vm in vms {
         end_of(vm, &audit, &scene.folder().join("vault")).with_context(|| format!("{vm:#?}"))?;
     }
-    for id in cloud.vm_ids() {
-        ensure!(known.contains(&id), "VM {id} is not known to Reeve");
-        bail!("VM {id} still exists");
-    }
+    let left = cloud.vm_ids();
+    let unknown: Vec<_> = left.iter().filter(|id| !known.contains(id)).collect();
+    ensure!(unknown.is_empty(), "not known to Reeve: {unknown:?}");
+    ensure!(left.is_empty(), "still there: {left:?}");
     once(&audit)?;
     sequences(events)?;
     commands(scene, vms, events, &audit)

@@ -82,7 +82,11 @@ pub(crate) fn rebase(d: &mut Draft, launched: Timestamp) {
         (Presence::Gone { .. } | Presence::Unseen, None) => launched,
     };
     // A lease that was attached later counts from then, whatever is heard of the creation.
-    if d.rec.term().is_some_and(|term| term.started_at == term.armed_at && term.started_at != since) {
+    let counts_from_launch = |term: &Term| {
+        // Notifications tell whole seconds, listings milliseconds.
+        launched.since(term.started_at).max(term.started_at.since(launched)) < Span::from_secs(1).duration()
+    };
+    if d.rec.term().is_some_and(|term| term.started_at != since && !counts_from_launch(term)) {
         return;
     }
     let policy = &d.rec.policy.terms.lease;
@@ -91,11 +95,18 @@ pub(crate) fn rebase(d: &mut Draft, launched: Timestamp) {
     let is_first = |term: &Term| {
         [true, false].into_iter().any(|seen| first_end(seen, policy, term.started_at, since) == term.ends_at)
     };
+    let soonest = d.now + policy.min_notice;
+    let corrects = |term: &Term| term.extensions == 0 && term.started_at != launched && is_first(term);
     match &mut d.rec.lease {
-        Lease::Running { term, phase: LeasePhase::Active }
-        | Lease::Ended { term, reason: LeaseEndReason::VmGone, .. }
-            if term.extensions == 0 && term.started_at != launched && is_first(term) =>
-        {
+        Lease::Running { term, phase: LeasePhase::Active } if corrects(term) => {
+            term.started_at = launched;
+            // Whoever was told of a later end is told of this one in time.
+            term.ends_at = ends_at.max(soonest.min(term.ends_at));
+            let ends_at = term.ends_at;
+            d.emit(EventKind::LeaseCorrected { started_at: launched, ends_at });
+            d.tell_owner(Notice::LeaseCreated { ends_at });
+        }
+        Lease::Ended { term, reason: LeaseEndReason::VmGone, .. } if corrects(term) => {
             term.started_at = launched;
             term.ends_at = ends_at;
         }

@@ -12,6 +12,7 @@ use crate::backup_schedule::verified_entry;
 use crate::draft::Draft;
 use crate::effect::{Done, Effect, EffectKey, Notice, Outcome};
 use crate::extend::is_owner;
+use crate::lease_commands::untouched;
 use crate::operation::{Operation, ReviveRun, ReviveStep};
 
 /// After so many failures of one step a human is told.
@@ -33,6 +34,7 @@ pub(crate) fn begin(d: &mut Draft, by: &Requester, backup: Option<BackupId>, nam
     if let Some(operation) = &d.rec.operation {
         return Err(Refusal::new(RefusalCode::Conflict, format!("in the way: {}", operation.name())));
     }
+    untouched(d)?;
     let (backup, _) = verified_entry(d, backup)?;
     let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| d.rec.facts.name.clone());
     let key = d.issue(Effect::Launch { backup, name });

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::config::NodeConfig;
 use crate::node::outbox::Unpublished;
-use crate::node::router::Router;
+use crate::node::router::{Router, Standing};
 use crate::perform::Ports;
 use crate::performer::Performer;
 use crate::trust::ClockTrust;
@@ -74,8 +74,9 @@ impl Stopping {
 }
 
 impl Shared {
-    /// Whether this node owns a shard. A node without a cluster owns all of them.
+    /// Whether what is for a shard is taken in here: it is owned, or being claimed and nobody is known to own it. A node
+    /// without a cluster owns all of them.
     pub(crate) fn owns(&self, shard: reeve_protocol::ShardId) -> bool {
-        self.router.owner(shard).is_some()
+        self.router.standing(shard) != Standing::Elsewhere
     }
 }

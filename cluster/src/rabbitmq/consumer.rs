@@ -180,6 +180,7 @@ async fn run(source: Arc<Source>, inbox: Arc<Inbox<Arc<Raw>>>, dropped: Cancella
         match opened {
             Ok((channel, deliveries)) => {
                 backoff.reset();
+                tracing::debug!(queue = source.queue, session = session.number, "consuming");
                 // Nobody may be waiting for it.
                 let _ = ready.take().map(|ready| ready.send(()));
                 let end = tokio::select! {
@@ -187,6 +188,7 @@ async fn run(source: Arc<Source>, inbox: Arc<Inbox<Arc<Raw>>>, dropped: Cancella
                     () = fill(&source, &inbox, deliveries) => false,
                     () = link.over(session.number) => false,
                 };
+                tracing::debug!(queue = source.queue, session = session.number, dropped = end, "no longer consuming");
                 if end {
                     inbox.close();
                     let closing = channel.close(200, short("OK"));

@@ -106,17 +106,15 @@ fn ends(vm: VmId, story: &Story<'_>, found: &mut Vec<String>) {
     let mut ends_at = None;
     for event in story {
         match event.kind.as_str() {
-            "reeve.lease.created" | "reeve.lease.extended" => {
+            "reeve.lease.created" | "reeve.lease.corrected" | "reeve.lease.extended" => {
                 ends_at = time(&event.data, "ends_at");
                 let extensions = event.data.get("extensions").and_then(Value::as_u64).unwrap_or(0);
                 if extensions > u64::from(MAX_EXTENSIONS) {
                     found.push(format!("{vm}: {extensions} extensions"));
                 }
             }
-            "reeve.lease.expired" | "reeve.vm.terminating" => {
-                if ends_at.is_none_or(|ends_at| event.time < ends_at) {
-                    found.push(format!("{vm}: {} at {}, the lease ends at {ends_at:?}", event.kind, event.time));
-                }
+            "reeve.lease.expired" | "reeve.vm.terminating" if ends_at.is_none_or(|ends_at| event.time < ends_at) => {
+                found.push(format!("{vm}: {} at {}, the lease ends at {ends_at:?}", event.kind, event.time));
             }
             _ => {}
         }

@@ -57,7 +57,7 @@ impl Stage {
             cloud: BTreeMap::from([(self.name.clone(), cloud)]),
             probe: BTreeMap::from([(self.name.clone(), probe)]),
             vault: Arc::clone(&self.vault) as _,
-            notifier: Arc::new(LogNotifier::default()),
+            notifier: Arc::new(LogNotifier),
             timeouts,
         };
         let runtime = RuntimeConfig {

@@ -320,6 +320,13 @@ pub enum EventKind {
         /// Which.
         child: Child,
     },
+    /// The VM's creation was heard of after its lease had begun: the lease counts from its launch.
+    LeaseCorrected {
+        /// From when it counts.
+        started_at: Timestamp,
+        /// When it ends.
+        ends_at: Timestamp,
+    },
 }
 
 impl EventKind {
@@ -363,6 +370,7 @@ impl EventKind {
             Self::AlertCleared { .. } => "alert.cleared",
             Self::ActionDone { .. } => "action.done",
             Self::SupervisionExhausted { .. } => "supervision.exhausted",
+            Self::LeaseCorrected { .. } => "lease.corrected",
         }
     }
 

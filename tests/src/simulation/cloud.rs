@@ -163,7 +163,7 @@ impl Cloud for WatchedCloud {
     }
 
     async fn release_address(&self, address: &str) -> Result<(), CloudError> {
-        self.oracle().releasing(address);
+        self.oracle().releasing(address, |vm| self.sim.ground_truth(vm));
         self.meet(CallKind::ReleaseAddress);
         self.sim.release_address(address).await
     }

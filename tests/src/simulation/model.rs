@@ -31,14 +31,20 @@ pub(super) enum Fact {
     DeleteAsked(WithBackup),
     /// An operator took the end back.
     EndCancelled,
+    /// Its end was begun, as policy or request say.
+    EndBegun,
+    /// The cloud is asked to destroy it: too late for anything else.
+    Destroying,
     /// Soft-deleted.
     SoftDeleted,
     /// Restored.
     Restored,
     /// Exempt from now on.
     Exempted,
-    /// Has a lease again.
+    /// Has a lease again, from now on.
     Unexempted,
+    /// Is to have a lease again, once it runs.
+    Detached,
     /// Another policy rules.
     Policy(Box<Policy>),
     /// Kept at its end: stopped, suspended or only told.
@@ -63,6 +69,9 @@ pub(super) struct Lease {
     pub(super) grace_until: Option<Timestamp>,
     pub(super) extensions: u32,
     pub(super) asked: Option<WithBackup>,
+    /// How its end was begun: a policy that comes later does not change that.
+    pub(super) begun: Option<WithBackup>,
+    destroying: bool,
     told: bool,
     created: bool,
     attached: bool,
@@ -155,6 +164,12 @@ impl Model {
         }
     }
 
+    /// An operator gave the VM a lease again.
+    pub(super) fn unexempt(&mut self, now: Timestamp) {
+        let runs = self.launched.is_some() && !self.soft_deleted;
+        self.add(now, if runs { Fact::Unexempted } else { Fact::Detached });
+    }
+
     /// What follows from everything that happened.
     pub(super) fn lease(&self) -> Lease {
         let mut policy = &self.first_policy;
@@ -165,6 +180,8 @@ impl Model {
             grace_until: None,
             extensions: 0,
             asked: None,
+            begun: None,
+            destroying: false,
             told: false,
             created: false,
             attached: false,
@@ -186,7 +203,7 @@ impl Model {
     /// Whether the end of the VM may begin now.
     pub(super) fn may_end(&self, now: Timestamp) -> bool {
         let lease = self.lease();
-        if lease.asked.is_some() {
+        if lease.asked.is_some() || lease.begun.is_some() {
             return true;
         }
         let grace = self.policy().lease.grace;
@@ -202,7 +219,8 @@ impl Model {
 
     /// Whether a destruction that may come now has to have a verified backup.
     pub(super) fn needs_backup(&self) -> bool {
-        match self.lease().asked {
+        let lease = self.lease();
+        match lease.begun.or(lease.asked) {
             Some(WithBackup::No) => false,
             Some(WithBackup::Yes) => true,
             None => self.policy().lease.on_end != OnEnd::Delete,
@@ -283,7 +301,8 @@ impl Lease {
                 let untouched = !self.told && !self.attached && self.asked.is_none() && self.extensions == 0;
                 if self.state == State::Running && untouched {
                     self.started = *launched;
-                    self.ends = self.first_end(policy);
+                    // Whoever was told of a later end has `min_notice` from the correction.
+                    self.ends = self.first_end(policy).max(self.ends.min(at + policy.lease.min_notice));
                 }
             }
             Fact::Told => self.told = true,
@@ -302,13 +321,18 @@ impl Lease {
                 self.asked = Some(if policy.lease.on_end == OnEnd::Delete { WithBackup::No } else { WithBackup::Yes });
             }
             Fact::DeleteAsked(backup) => self.asked = Some(*backup),
+            Fact::EndBegun => {
+                let by_policy = if policy.lease.on_end == OnEnd::Delete { WithBackup::No } else { WithBackup::Yes };
+                self.begun = Some(self.asked.unwrap_or(by_policy));
+            }
+            Fact::Destroying => self.destroying = true,
             Fact::EndCancelled => {
                 if self.state == State::Running {
                     self.ends = self.ends.max(at + policy.lease.min_notice);
                 }
                 self.again();
             }
-            Fact::SoftDeleted if self.state == State::Running => {
+            Fact::SoftDeleted if self.state == State::Running && !self.destroying => {
                 self.left = Span::from(self.ends.since(at));
                 self.state = State::Parked;
                 self.again();
@@ -318,12 +342,19 @@ impl Lease {
                 self.state = State::Running;
                 self.again();
             }
+            // A lease that begins only now counts from now.
+            Fact::Restored if self.state == State::None => self.since = at,
             Fact::SoftDeleted | Fact::Restored => {}
             Fact::Exempted => self.state = State::Exempt,
             Fact::Unexempted => {
-                (self.started, self.since, self.attached) = (at, at, true);
+                // What is found and attached in one moment counts from its launch all the same, once that is heard of.
+                self.attached = at != self.since;
+                (self.started, self.since) = (at, at);
                 self.begin(policy);
             }
+            Fact::Detached => self.state = State::None,
+            // An end that is being carried out is not moved any more; an operator may cancel it.
+            Fact::Policy(_) if at >= self.ends && self.grace_until.is_none_or(|until| at >= until) => {}
             Fact::Policy(_) => {
                 let by_duration = self.started + policy.lease.duration;
                 if self.state == State::Running && self.asked.is_none() && by_duration > self.ends {
@@ -344,5 +375,6 @@ impl Lease {
         self.told = false;
         self.grace_until = None;
         self.asked = None;
+        self.begun = None;
     }
 }

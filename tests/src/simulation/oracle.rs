@@ -10,7 +10,7 @@ use reeve_lifecycle::record::{Lease, VmRecord};
 use reeve_lifecycle::{Done, Verdict, VmInput};
 use reeve_protocol::command::{Answer, BackupFirst, Command, CommandKind, RefusalCode, Requester, Switch};
 use reeve_protocol::event::{Alert, Event, EventKind, LeaseEndReason};
-use reeve_protocol::observation::VmChange;
+use reeve_protocol::observation::{VmChange, VmState};
 use reeve_protocol::{Timestamp, UserId, VmId};
 
 use super::model::{Creation, Fact, Model, State, WithBackup, is_near};
@@ -165,9 +165,9 @@ impl Oracle {
         let truth = truth(vm);
         let why = if !own {
             "a volume that is not its own is destroyed"
-        } else if !watched.destroying || truth.as_ref().is_some_and(|truth| !truth.gone) {
+        } else if truth.as_ref().is_some_and(|truth| !truth.gone) {
             "a volume is destroyed before the VM"
-        } else if watched.destroyed_with.is_some()
+        } else if watched.model.needs_backup()
             && let Some(truth) = truth
             && truth.disks.iter().any(|(disk, content)| {
                 disk.object_name() == format!("volume-{volume}")
@@ -182,9 +182,9 @@ impl Oracle {
     }
 
     /// Reeve gives an address back.
-    pub(super) fn releasing(&mut self, address: &str) {
+    pub(super) fn releasing(&mut self, address: &str, truth: impl Fn(VmId) -> Option<GroundTruth>) {
         let Some(vm) = self.addresses.get(address).copied() else { return };
-        if self.vms.get(&vm).is_none_or(|watched| !watched.destroying) {
+        if truth(vm).is_some_and(|truth| !truth.gone) {
             self.break_rule(vm, "an address is given back before the VM is destroyed");
         }
     }
@@ -237,6 +237,12 @@ impl Watched {
             VmInput::Commanded { command, policy } => match &step.verdict {
                 Verdict::Accepted(Some(Ok(_))) => {
                     self.check_extension(command, Granted::Yes, now)?;
+                    // A policy that wants no end, or a later one, takes an end back.
+                    let taken_back =
+                        step.events.iter().any(|event| matches!(event.kind, EventKind::LeaseEndCancelled { .. }));
+                    if taken_back && command.kind != CommandKind::LeaseCancelEnd {
+                        self.model.add(now, Fact::EndCancelled);
+                    }
                     let policy = policy.as_ref().map(|policy| Box::new(policy.terms.clone()));
                     self.accept(command, policy, now);
                 }
@@ -258,6 +264,9 @@ impl Watched {
             | VmInput::ChildExhausted(_)
             | VmInput::ChildRecovered(_)
             | VmInput::Tick => {}
+        }
+        if step.effects.iter().any(|pending| pending.effect == Effect::DeleteServer) {
+            self.model.add(now, Fact::Destroying);
         }
         if !before.is_gone() && step.record.is_gone() {
             self.model.add(now, Fact::Gone);
@@ -301,7 +310,9 @@ impl Watched {
                 Fact::DeleteAsked(if backs_up { WithBackup::Yes } else { WithBackup::No })
             }
             CommandKind::LeaseExempt(Switch::On) => Fact::Exempted,
-            CommandKind::LeaseExempt(Switch::Off) if self.model.lease().state == State::Exempt => Fact::Unexempted,
+            CommandKind::LeaseExempt(Switch::Off) if self.model.lease().state == State::Exempt => {
+                return self.model.unexempt(now);
+            }
             CommandKind::LeaseSetPolicy { .. } => match policy {
                 Some(policy) => Fact::Policy(policy),
                 None => return,
@@ -335,6 +346,12 @@ impl Watched {
                     self.model.add(now, grace_until.map_or(Fact::Told, Fact::Grace));
                 }
                 EventKind::LeaseExpiring { .. } => self.model.add(now, Fact::Told),
+                EventKind::VmTerminating { .. } => {
+                    if !self.model.may_end(now) {
+                        return Err(format!("its end begins at {now}, before its time: {:?}", self.model.lease()));
+                    }
+                    self.model.add(now, Fact::EndBegun);
+                }
                 EventKind::LeaseEnded {
                     reason: LeaseEndReason::Stopped | LeaseEndReason::Suspended | LeaseEndReason::Notified,
                 } => self.model.add(now, Fact::Kept),
@@ -344,14 +361,14 @@ impl Watched {
                 EventKind::AlertCleared { alert } if !self.alerts.remove(alert) => {
                     return Err(format!("{alert:?} was cleared and not raised"));
                 }
-                kind => self.take_repair(kind, input)?,
+                kind => self.take_repair(kind, input, &step.record)?,
             }
         }
         Ok(())
     }
 
     /// Every step of a repair ends with a retest of what started it.
-    fn take_repair(&mut self, kind: &EventKind, input: &VmInput) -> Result<(), String> {
+    fn take_repair(&mut self, kind: &EventKind, input: &VmInput, record: &VmRecord) -> Result<(), String> {
         match kind {
             EventKind::RepairStarted { .. } => self.step_open = false,
             EventKind::RepairStepStarted { step } if std::mem::replace(&mut self.step_open, true) => {
@@ -363,7 +380,9 @@ impl Watched {
                 if self.last.effects.iter().any(|pending| {
                     pending.key == *key && matches!(pending.effect, Effect::Retest { .. })
                 }));
-                if !tested {
+                // A VM that was stopped or deleted meanwhile has nothing left to test.
+                let runs = matches!(record.facts.state, VmState::Active | VmState::Error);
+                if !tested && runs {
                     return Err(format!("repair step {step} is over without a retest"));
                 }
             }

@@ -46,6 +46,9 @@ pub(crate) struct Client {
 
 impl Broker {
     pub(crate) async fn take() -> Self {
+        // Shown with a failed test, from the level in RUST_LOG on; another test may have set it up.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let mut slot = BROKER.lock().await;
         match slot.as_mut() {
             None => *slot = Some(RabbitMq::start().await.expect("the broker starts")),

@@ -78,6 +78,11 @@ impl Intensity {
         Attempt { wait, exhausted }
     }
 
+    /// Whether the limit was passed and it is not calm again.
+    pub(crate) const fn is_exhausted(&self) -> bool {
+        self.is_exhausted
+    }
+
     /// Whether it was exhausted and has been quiet since for a window: then it is calm again.
     pub(crate) fn recovers(&mut self, limit: Limit, elapsed: Duration) -> bool {
         let quiet = elapsed.saturating_sub(self.last) >= limit.window;

@@ -89,7 +89,7 @@ impl LeaseTimer {
         }
         tracing::debug!(?reason, %deadline, "a deadline has come");
         self.fired = Some(deadline);
-        self.link.offer(ToVm::Input(Box::new(Envelope { input: VmInput::Tick, reply: None })));
+        self.link.offer(ToVm::Input(Box::new(Envelope::new(VmInput::Tick, None))));
         // If it is lost or the supervisor is busy, it is told again.
         self.sleep(ctx);
     }

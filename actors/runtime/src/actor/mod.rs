@@ -47,12 +47,67 @@ pub(crate) enum InputReply {
     Refused(Refusal),
     /// Too much waits here already: offer it again later.
     Busy,
+    /// The supervisor ended before it looked at it: offer it again.
+    Unheard,
 }
 
-/// An input on its way to a supervisor. Dropped unanswered, its sender learns that it may be lost.
+/// How far the decision about an input has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing was done about it.
+    Waiting,
+    /// It is being decided. What ends a supervisor now may be this input's fault.
+    Deciding,
+}
+
+/// An input on its way to a supervisor. Dropped while it waits, it is answered [`InputReply::Unheard`]; dropped while it
+/// is being decided, its sender learns from the missing answer that it may be lost, and may be the cause.
 pub(crate) struct Envelope {
     pub(crate) input: VmInput,
-    pub(crate) reply: Option<oneshot::Sender<InputReply>>,
+    reply: Option<oneshot::Sender<InputReply>>,
+    stage: Stage,
+}
+
+impl Envelope {
+    pub(crate) fn new(input: VmInput, reply: Option<oneshot::Sender<InputReply>>) -> Self {
+        Self { input, reply, stage: Stage::Waiting }
+    }
+
+    /// It is being decided from now on.
+    fn decide(&mut self) {
+        self.stage = Stage::Deciding;
+    }
+
+    /// It waits again.
+    fn wait(&mut self) {
+        self.stage = Stage::Waiting;
+    }
+
+    fn answer(mut self, reply: InputReply) {
+        if let Some(sender) = self.reply.take() {
+            // Whoever asked may have gone; the decision stands.
+            let _ = sender.send(reply);
+        }
+    }
+}
+
+impl Drop for Envelope {
+    fn drop(&mut self) {
+        if self.stage == Stage::Waiting
+            && let Some(sender) = self.reply.take()
+        {
+            let _ = sender.send(InputReply::Unheard);
+        }
+    }
+}
+
+/// Whether there was somebody to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// It was told.
+    Yes,
+    /// No such child runs now.
+    NoSuchChild,
 }
 
 /// What is told of how a supervisor ended.
@@ -82,10 +137,12 @@ pub(crate) enum ToVm {
     Look(Box<dyn FnOnce(&VmRecord) + Send>),
     /// Show the actors.
     Tree(oneshot::Sender<ActorView>),
+    /// Go on where the predecessor ended. Sent first, after the holds that stand.
+    Begin,
     /// Kill a child, or the supervisor itself.
-    Kill(Option<Child>),
+    Kill(Option<Child>, oneshot::Sender<Told>),
     /// Stop a child in order and start it again, or the supervisor itself.
-    Restart(Option<Child>),
+    Restart(Option<Child>, oneshot::Sender<Told>),
     /// Stop in order; the link says when it is done.
     Halt,
     /// An effect was performed.

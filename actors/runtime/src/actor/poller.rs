@@ -104,7 +104,7 @@ impl Poller {
         let probing = async move { ask(&shared, &target).await };
         ctx.spawn(probing.into_actor(self).map(move |verdict, poller, ctx| {
             let input = VmInput::Probed { probe: kind, verdict };
-            poller.link.offer(ToVm::Input(Box::new(Envelope { input, reply: None })));
+            poller.link.offer(ToVm::Input(Box::new(Envelope::new(input, None))));
             poller.wait(ctx);
         }));
     }

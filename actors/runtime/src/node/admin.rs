@@ -8,7 +8,6 @@ use reeve_lifecycle::{VmInput, VmRecord};
 use reeve_ports::{AdminService, BusError, DeadLetter};
 use reeve_protocol::admin::{ActorView, AdminReply, AdminRequest, DeadView, EventView, MAX_LIMIT, NodeView, VmView};
 use reeve_protocol::command::{Command, Refusal, RefusalCode};
-use reeve_protocol::event::Child;
 use reeve_protocol::{ShardId, Timestamp, VmId};
 use tokio::sync::oneshot;
 
@@ -17,7 +16,7 @@ use super::consumer::{answer_of, resolve_policy};
 use super::root::ToRoot;
 use super::router::Sending;
 use super::shard::{Found, ToShard};
-use crate::actor::{ToVm, VmHandle};
+use crate::actor::{Told, ToVm, VmHandle};
 use crate::masking::masked;
 use crate::view;
 
@@ -81,8 +80,14 @@ impl NodeHandle {
                 let tree = receiver.await.map_err(|_| unavailable("its supervisor is being restarted"))?;
                 Ok(AdminReply::Actors(Box::new(tree)))
             }
-            AdminRequest::ActorKill { vm, child } => self.end(vm, child, ToVm::Kill).await,
-            AdminRequest::ActorRestart { vm, child } => self.end(vm, child, ToVm::Restart).await,
+            AdminRequest::ActorKill { vm, child } => {
+                let (reply, told) = oneshot::channel();
+                self.end(vm, ToVm::Kill(child, reply), told).await
+            }
+            AdminRequest::ActorRestart { vm, child } => {
+                let (reply, told) = oneshot::channel();
+                self.end(vm, ToVm::Restart(child, reply), told).await
+            }
             AdminRequest::Node => Ok(AdminReply::Node(Box::new(self.node().await))),
         }
     }
@@ -90,6 +95,9 @@ impl NodeHandle {
     async fn find(&self, vm: VmId) -> Result<Found, Refusal> {
         let (sender, receiver) = oneshot::channel();
         let shard = self.shared.router.shard_of(vm);
+        if !self.shared.owns(shard) {
+            return Err(unavailable("another node owns its shard"));
+        }
         let owner = self.shared.router.owner(shard).ok_or_else(|| unavailable("its shard is being started"))?;
         owner
             .send_message(ToShard::Find { vm, reply: sender })
@@ -201,9 +209,14 @@ impl NodeHandle {
         Ok(AdminReply::Events(views))
     }
 
-    async fn end(&self, vm: VmId, child: Option<Child>, message: fn(Option<Child>) -> ToVm) -> Answer {
-        self.live(vm).await?.send(message(child));
-        Ok(AdminReply::Done)
+    async fn end(&self, vm: VmId, message: ToVm, told: oneshot::Receiver<Told>) -> Answer {
+        self.live(vm).await?.send(message);
+        match told.await.map_err(|_| unavailable("its supervisor is being restarted"))? {
+            Told::Yes => Ok(AdminReply::Done),
+            Told::NoSuchChild => {
+                Err(Refusal::new(RefusalCode::NotFound, format!("VM {vm} has no such child now; see its actor tree")))
+            }
+        }
     }
 
     async fn tree(&self) -> Result<ActorView, Refusal> {

@@ -14,11 +14,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{Either, select};
 use reeve_ports::{Bus, Consumer, Delivery, Queue, Settlement};
 use reeve_protocol::{CloudName, ShardId};
 use tokio::task::JoinSet;
 
 pub(super) use self::command::{answer_of, resolve_policy};
+use crate::node::router::Standing;
 use crate::shared::Shared;
 
 /// Property `type` of a notification that travels in a shard's queue.
@@ -45,8 +47,22 @@ pub(super) async fn requests(shared: Arc<Shared>) {
 
 /// Takes in what other nodes routed to a shard.
 pub(super) async fn shard_queue(shared: Arc<Shared>, shard: ShardId) {
-    pump(Arc::clone(&shared), Queue::Shard(shard), move |delivery| {
-        let shared = Arc::clone(&shared);
+    loop {
+        // The queue is its owner's to consume: here its messages would only go round.
+        shared.router.until(shard, Standing::Owned).await;
+        let consuming = std::pin::pin!(consume_shard(&shared, shard));
+        let lost = std::pin::pin!(shared.router.until(shard, Standing::Elsewhere));
+        match select(consuming, lost).await {
+            Either::Left(((), _)) => return,
+            // What is unsettled goes back with the consumer.
+            Either::Right(((), _)) => tracing::info!(%shard, "another node owns the shard; its queue is left to it"),
+        }
+    }
+}
+
+async fn consume_shard(shared: &Arc<Shared>, shard: ShardId) {
+    pump(Arc::clone(shared), Queue::Shard(shard), |delivery| {
+        let shared = Arc::clone(shared);
         let cloud = delivery.message.headers.get(HEADER_CLOUD).and_then(|cloud| CloudName::new(cloud.as_str()).ok());
         let taken: futures::future::BoxFuture<'static, ()> = match (delivery.message.kind.as_deref(), cloud) {
             (Some(NOTIFICATION), Some(cloud)) => Box::pin(notification::take(shared, cloud, delivery)),

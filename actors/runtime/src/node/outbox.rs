@@ -124,7 +124,7 @@ async fn publish(shared: &Shared, mut batch: Batch<'_>) -> bool {
         // The supervisor announces again if events are left.
         batch.handle = None;
         let input = VmInput::Published { through };
-        handle.send(ToVm::Input(Box::new(Envelope { input, reply: None })));
+        handle.send(ToVm::Input(Box::new(Envelope::new(input, None))));
     } else if !failed {
         // An announcement whose events were published meanwhile.
         batch.handle = None;

@@ -8,7 +8,7 @@ use ractor::ActorRef;
 use reeve_lifecycle::{Verdict, VmInput};
 use reeve_ports::Clock;
 use reeve_protocol::{CloudName, ShardId, VmId};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::shard::{Broadcast, Routed, ToShard};
 use crate::actor::InputReply;
@@ -23,10 +23,22 @@ const OWNER_WAIT: Duration = Duration::from_millis(200);
 /// The wait while a VM takes nothing because too much of it is unpublished.
 const BUSY_WAIT: Duration = Duration::from_secs(1);
 
+/// Where a shard is, as far as this node knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It is being claimed: what is for it waits.
+    Claiming,
+    /// It is here.
+    Owned,
+    /// Another node has it: what is for it goes to its queue.
+    Elsewhere,
+}
+
 /// Ways to the owners of the shards of this node.
 pub(crate) struct Router {
     shards: u16,
     owners: RwLock<Vec<Option<ActorRef<ToShard>>>>,
+    standings: Vec<watch::Sender<Standing>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -53,11 +65,14 @@ pub(crate) enum Delivered {
     Refused(reeve_protocol::command::Refusal),
     /// Its supervisor ended each time that it was sent.
     Poison,
+    /// Another node owns its shard; nothing is committed here.
+    Elsewhere,
 }
 
 impl Router {
     pub(crate) fn new(shards: u16, clock: Arc<dyn Clock>) -> Self {
-        Self { shards, owners: RwLock::new(vec![None; usize::from(shards)]), clock }
+        let standings = (0..shards).map(|_| watch::Sender::new(Standing::Claiming)).collect();
+        Self { shards, owners: RwLock::new(vec![None; usize::from(shards)]), standings, clock }
     }
 
     pub(crate) fn shard_of(&self, vm: VmId) -> ShardId {
@@ -67,6 +82,22 @@ impl Router {
     /// The owner of a shard has been started.
     pub(crate) fn register(&self, shard: ShardId, owner: ActorRef<ToShard>) {
         self.owners.write().unwrap_or_else(PoisonError::into_inner)[usize::from(shard.0)] = Some(owner);
+    }
+
+    /// Where a shard is, from now on.
+    pub(crate) fn stands(&self, shard: ShardId, standing: Standing) {
+        self.standings[usize::from(shard.0)].send_replace(standing);
+    }
+
+    pub(crate) fn standing(&self, shard: ShardId) -> Standing {
+        *self.standings[usize::from(shard.0)].borrow()
+    }
+
+    /// Waits until a shard is here, or until another node has it.
+    pub(crate) async fn until(&self, shard: ShardId, standing: Standing) {
+        let mut receiver = self.standings[usize::from(shard.0)].subscribe();
+        let reached = receiver.wait_for(|now| *now == standing).await;
+        reached.expect("the sender lives in self, which this future borrows");
     }
 
     pub(crate) fn owner(&self, shard: ShardId) -> Option<ActorRef<ToShard>> {
@@ -105,13 +136,18 @@ impl Router {
         let Posted { sending, mut answer } = posted;
         let mut tries = 1;
         let mut wait = FIRST_WAIT;
+        let shard = self.shard_of(sending.vm);
         loop {
             let pause = match answer {
                 None => OWNER_WAIT,
                 Some(receiver) => match receiver.await {
                     Ok(InputReply::Verdict(Verdict::Busy) | InputReply::Busy) => BUSY_WAIT,
+                    Ok(InputReply::Unheard) => FIRST_WAIT,
                     Ok(InputReply::Verdict(verdict)) => return Delivered::Verdict(verdict),
                     Ok(InputReply::Refused(refusal)) => return Delivered::Refused(refusal),
+                    Err(_) if self.standing(shard) == Standing::Elsewhere => return Delivered::Elsewhere,
+                    // The owner of the shard ended, not the VM's supervisor by this input.
+                    Err(_) if self.standing(shard) == Standing::Claiming => OWNER_WAIT,
                     Err(_) if tries >= MAX_TRIES => return Delivered::Poison,
                     Err(_) => {
                         tries += 1;
@@ -142,6 +178,7 @@ impl Introducer for Router {
             Delivered::Verdict(Verdict::Busy) => Err("the new VM is busy".to_owned()),
             Delivered::Refused(refusal) => Err(refusal.message),
             Delivered::Poison => Err("the new VM's supervisor ended each time".to_owned()),
+            Delivered::Elsewhere => Err("another node owns the new VM's shard".to_owned()),
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! Claiming ─► Loading (page by page) ─► Open ─ fenced ─► stops; the node starts it anew, with a new claim
+//!   │  ▲ asks again
+//!   └──┴ Elsewhere: another node owns it; nothing is taken in for it here
 //!
 //! a VM:  Loading ─► Live ─ ended ─► Loading (from the store, after a wait) …
 //!           └─ unreadable ─► Parked (said once, listed, never overwritten)
@@ -33,6 +35,7 @@ use crate::actor::{
     spawn_vm,
 };
 use crate::perform::Ownership;
+use crate::node::router::Standing;
 use crate::performer::Task;
 use crate::shared::Shared;
 
@@ -57,7 +60,7 @@ impl Routed {
     }
 
     fn envelope(self) -> ToVm {
-        ToVm::Input(Box::new(Envelope { input: self.input, reply: self.reply }))
+        ToVm::Input(Box::new(Envelope::new(self.input, self.reply)))
     }
 }
 
@@ -86,6 +89,8 @@ pub(crate) enum Found {
 pub(crate) enum ToShard {
     /// The shard is ours from this epoch on.
     Claimed(Epoch),
+    /// Another node owns the shard; it is asked for again.
+    Elsewhere,
     /// A page of its records.
     Page(Vec<Stored>),
     /// That was the last page.
@@ -164,6 +169,7 @@ impl Actor for ShardOwner {
     ) -> Result<ShardState, ActorProcessingErr> {
         let ShardArguments { shared, arbiters, shard, ready } = arguments;
         let task = tokio::spawn(loading(Arc::clone(&shared), shard, myself.clone()));
+        shared.router.stands(shard, Standing::Claiming);
         shared.router.register(shard, myself);
         Ok(ShardState {
             shared,
@@ -189,6 +195,7 @@ impl Actor for ShardOwner {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             ToShard::Claimed(epoch) => state.claimed(epoch, &myself),
+            ToShard::Elsewhere => state.elsewhere(),
             ToShard::Page(page) => {
                 for stored in page {
                     state.loaded(stored).await;
@@ -228,7 +235,16 @@ fn found(slot: &Slot) -> Found {
 }
 
 impl ShardState {
+    /// What waits here goes to the owner instead: whoever sent it learns where the shard is from the router.
+    fn elsewhere(&mut self) {
+        self.shared.router.stands(self.shard, Standing::Elsewhere);
+        self.early = Some(Vec::new());
+        // The node is ready when every shard is loaded by whoever owns it.
+        self.ready.mark(self.shard);
+    }
+
     fn claimed(&mut self, epoch: Epoch, myself: &ActorRef<ToShard>) {
+        self.shared.router.stands(self.shard, Standing::Owned);
         let ownership = Ownership {
             shard: self.shard,
             epoch,
@@ -276,6 +292,7 @@ impl ShardState {
             started.handle().send(ToVm::Hold { cloud: cloud.clone(), hold: *hold, begins: true });
         }
         let handle = started.handle().clone();
+        handle.send(ToVm::Begin);
         if let Some(Slot::Loading { waiting, .. }) = self.vms.insert(vm, Slot::Live { vm: started, incarnation }) {
             waiting.into_iter().for_each(|routed| handle.send(routed.envelope()));
         }
@@ -283,6 +300,10 @@ impl ShardState {
 
     async fn route(&mut self, routed: Routed, myself: &ActorRef<ToShard>) {
         if let Some(early) = &mut self.early {
+            if !self.shared.owns(self.shard) {
+                // Dropped: see `elsewhere`.
+                return;
+            }
             if early.len() < MAX_WAITING {
                 early.push(routed);
             } else {
@@ -366,6 +387,8 @@ impl ShardState {
             End::Fenced => {
                 slot.remove();
                 tracing::error!(shard = %self.shard, "the shard has another owner; this one stops");
+                // Until the successor's claim tells where the shard is.
+                self.shared.router.stands(self.shard, Standing::Claiming);
                 return myself.stop(Some("fenced".to_owned()));
             }
             End::Panicked | End::Lost | End::Killed | End::Restart => end,

@@ -1,4 +1,13 @@
 //! New VMs out of backups, and old ones put back to them.
+//!
+//! ```text
+//! look for what this operation made ┬ none ─► launch ─► look ┬ running ─► Done
+//!                 ▲                 └ one ──────────────────►┤
+//!                 └─ (the next attempt) ◄─ NotApplied ◄─ remove it ◄─ failed before it ever ran
+//! ```
+//!
+//! An attempt launches at most once, and the core bounds the attempts, so a cloud that cannot build the VM is asked a
+//! few times and keeps nothing of it. What has run once is never removed here.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +17,7 @@ use reeve_ports::cloud::{DiskSource, LaunchSpec, OPERATION_KEY, REVIVED_FROM_KEY
 use reeve_protocol::observation::{VmFacts, VmState};
 use reeve_protocol::{BackupId, VmId};
 
-use super::server::{Seen, look};
+use super::server::{Seen, discard, look, unlocked};
 use super::wait::Patience;
 use super::{Attempt, act_failed, look_failed, not_applied, unknown, vault_failed};
 
@@ -21,34 +30,52 @@ async fn try_launch(attempt: Attempt<'_>, backup: BackupId, name: &str) -> Resul
     let operation = attempt.vm.operation(attempt.pending);
     let new_vm = match made_before(attempt, &operation).await? {
         Some(made) => made,
-        None => {
-            let disks = sources(attempt, backup).await?;
-            attempt.confirm().await?;
-            let spec = LaunchSpec {
-                name: name.to_owned(),
-                metadata: BTreeMap::from([
-                    (OPERATION_KEY.to_owned(), operation),
-                    (REVIVED_FROM_KEY.to_owned(), attempt.vm.vm.to_string()),
-                    // A VM lives again under the terms that it had.
-                    (POLICY_KEY.to_owned(), attempt.vm.policy.clone()),
-                ]),
-                like: attempt.vm.vm,
-                addresses: attempt.vm.inventory.addresses.len(),
-                disks,
-            };
-            attempt.cloud.launch(spec).await.map_err(|error| act_failed(&error))?
-        }
+        None => make(attempt, backup, name, &operation).await?,
     };
-    seen_active(attempt, new_vm, Done::Launched { new_vm }).await
+    match settled(attempt, new_vm).await? {
+        Settled::Running => Ok(Outcome::Done(Done::Launched { new_vm })),
+        Settled::Failed(facts) if never_ran(&facts, &operation) => {
+            discard(attempt, new_vm).await?;
+            Ok(not_applied(format!("the new VM {new_vm} ended in state error and was removed")))
+        }
+        Settled::Failed(_) => Ok(not_applied(format!("the new VM {new_vm} is in state error"))),
+    }
 }
 
-/// The living VM that an earlier attempt of this operation made.
+async fn make(attempt: Attempt<'_>, backup: BackupId, name: &str, operation: &str) -> Result<VmId, Outcome> {
+    let disks = sources(attempt, backup).await?;
+    attempt.confirm().await?;
+    let spec = LaunchSpec {
+        name: name.to_owned(),
+        metadata: BTreeMap::from([
+            (OPERATION_KEY.to_owned(), operation.to_owned()),
+            (REVIVED_FROM_KEY.to_owned(), attempt.vm.vm.to_string()),
+            // A VM lives again under the terms that it had.
+            (POLICY_KEY.to_owned(), attempt.vm.policy.clone()),
+        ]),
+        like: attempt.vm.vm,
+        addresses: attempt.vm.inventory.addresses.len(),
+        disks,
+    };
+    attempt.cloud.launch(spec).await.map_err(|error| act_failed(&error))
+}
+
+/// Whether a VM that failed carries the tag of this operation and never ran: then nothing of anybody's is in it.
+fn never_ran(facts: &VmFacts, operation: &str) -> bool {
+    facts.state == VmState::Error
+        && facts.launched_at.is_none()
+        && facts.metadata.get(OPERATION_KEY).is_some_and(|tag| tag == operation)
+}
+
+/// The living VM that an earlier attempt of this operation made. What failed before it ran is removed.
 async fn made_before(attempt: Attempt<'_>, operation: &str) -> Result<Option<VmId>, Outcome> {
     let found = attempt.cloud.find_launched(operation).await.map_err(|error| look_failed(&error))?;
     let mut alive: Vec<(VmId, Box<VmFacts>)> = Vec::new();
     for vm in found {
-        if let Seen::There(facts) = look(attempt, vm).await? {
-            alive.push((vm, facts));
+        match look(attempt, vm).await? {
+            Seen::There(facts) if never_ran(&facts, operation) => discard(attempt, vm).await?,
+            Seen::There(facts) => alive.push((vm, facts)),
+            Seen::Gone => {}
         }
     }
     alive.sort_by_key(|(vm, facts)| (facts.created_at, *vm));
@@ -74,15 +101,21 @@ async fn sources(attempt: Attempt<'_>, backup: BackupId) -> Result<Vec<DiskSourc
     Ok(disks)
 }
 
-/// Waits until the VM is seen running.
-async fn seen_active(attempt: Attempt<'_>, vm: VmId, done: Done) -> Result<Outcome, Outcome> {
+/// How a VM is once the cloud has done with it.
+enum Settled {
+    Running,
+    Failed(Box<VmFacts>),
+}
+
+/// Waits until the VM is seen running, or failed.
+async fn settled(attempt: Attempt<'_>, vm: VmId) -> Result<Settled, Outcome> {
     let patience = Patience::new(attempt.clock(), attempt.timeouts().settle, attempt.timeouts().look_every);
     loop {
         // A VM that is not shown may not be shown yet.
         if let Seen::There(facts) = look(attempt, vm).await? {
             match facts.state {
-                VmState::Active if facts.task.is_none() => return Ok(Outcome::Done(done)),
-                VmState::Error => return Ok(not_applied(format!("VM {vm} is in state error"))),
+                VmState::Active if facts.task.is_none() => return Ok(Settled::Running),
+                VmState::Error => return Ok(Settled::Failed(facts)),
                 VmState::Building
                 | VmState::Active
                 | VmState::Paused
@@ -98,7 +131,7 @@ async fn seen_active(attempt: Attempt<'_>, vm: VmId, done: Done) -> Result<Outco
             }
         }
         if !patience.again().await {
-            return Ok(unknown(format!("VM {vm} is not seen running")));
+            return Err(unknown(format!("VM {vm} is not seen running")));
         }
     }
 }
@@ -114,9 +147,16 @@ async fn try_restore(attempt: Attempt<'_>, backup: BackupId) -> Result<Outcome, 
     let last = attempt.cloud.last_restore(vm).await.map_err(|error| look_failed(&error))?;
     if last.as_deref() != Some(operation.as_str()) {
         let disks = sources(attempt, backup).await?;
+        match look(attempt, vm).await? {
+            Seen::There(facts) => unlocked(&facts)?,
+            Seen::Gone => return Ok(not_applied("the VM is gone")),
+        }
         attempt.confirm().await?;
         let answer = attempt.cloud.restore_in_place(vm, &operation, disks).await;
         answer.map_err(|error| act_failed(&error))?;
     }
-    seen_active(attempt, vm, Done::Plain).await
+    match settled(attempt, vm).await? {
+        Settled::Running => Ok(Outcome::Done(Done::Plain)),
+        Settled::Failed(_) => Ok(not_applied(format!("VM {vm} is in state error"))),
+    }
 }

@@ -236,10 +236,11 @@ fn limit(effect: &Effect, timeouts: &Timeouts) -> Duration {
         | Effect::DeleteVolume { .. }
         | Effect::ReleaseAddress { .. } => timeouts.settle + calls,
         Effect::SnapshotDisk { .. } => timeouts.snapshot + calls,
-        Effect::StoreDisk { .. }
-        | Effect::VerifyBackup { .. }
-        | Effect::RestoreInPlace { .. }
-        | Effect::Launch { .. } => timeouts.transfer + timeouts.settle + calls,
+        Effect::StoreDisk { .. } | Effect::VerifyBackup { .. } | Effect::RestoreInPlace { .. } => {
+            timeouts.transfer + timeouts.settle + calls
+        }
+        // What failed to be built is removed too.
+        Effect::Launch { .. } => timeouts.transfer + timeouts.settle * 2 + calls,
     }
 }
 

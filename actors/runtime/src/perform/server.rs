@@ -67,6 +67,12 @@ pub(super) async fn look(attempt: Attempt<'_>, vm: VmId) -> Result<Seen, Outcome
     }
 }
 
+/// Refuses to touch a VM that is locked. Clouds let an administrator pass a lock, and the lock may be younger than the
+/// decision.
+pub(super) fn unlocked(facts: &VmFacts) -> Result<(), Outcome> {
+    if facts.locked == Some(true) { Err(not_applied("the VM is locked")) } else { Ok(()) }
+}
+
 fn patience(attempt: Attempt<'_>) -> Patience<'_> {
     Patience::new(attempt.clock(), attempt.timeouts().settle, attempt.timeouts().look_every)
 }
@@ -95,6 +101,7 @@ async fn try_power(attempt: Attempt<'_>, goal: Goal) -> Result<Outcome, Outcome>
         // While the cloud works on the VM, what was asked for before a crash may be on its way.
         if !acted && facts.task.is_none() {
             if goal.is_destructive() {
+                unlocked(&facts)?;
                 attempt.confirm().await?;
             }
             let answer = match goal {
@@ -137,6 +144,7 @@ async fn try_hard_reboot(attempt: Attempt<'_>) -> Result<Outcome, Outcome> {
         match &facts.task {
             Some(task) => begun = begun || task.starts_with("reboot"),
             None if !begun => {
+                unlocked(&facts)?;
                 attempt.confirm().await?;
                 attempt.cloud.hard_reboot(vm).await.map_err(|error| act_failed(&error))?;
                 begun = true;
@@ -155,26 +163,61 @@ async fn try_hard_reboot(attempt: Attempt<'_>) -> Result<Outcome, Outcome> {
 
 /// Destroys the VM, and sees that it is gone.
 pub(super) async fn delete_server(attempt: Attempt<'_>) -> Outcome {
-    let vm = attempt.vm.vm;
-    let exists = async || match look(attempt, vm).await? {
-        // What an earlier attempt began is waited for, not begun again.
-        Seen::There(facts) if facts.task.as_deref().is_some_and(|task| task.contains("delet")) => Ok(Existence::Going),
-        Seen::There(_) => Ok(Existence::There),
-        Seen::Gone => Ok(Existence::Gone),
-    };
-    settle(remove(attempt, exists, async || attempt.cloud.delete_server(vm).await, "the VM").await)
+    settle(remove_server(attempt, attempt.vm.vm).await)
 }
 
 /// Destroys a volume, and sees that it is gone.
 pub(super) async fn delete_volume(attempt: Attempt<'_>, volume: &str) -> Outcome {
-    let exists = async || there(attempt.cloud.volume_exists(volume).await);
-    settle(remove(attempt, exists, async || attempt.cloud.delete_volume(volume).await, "the volume").await)
+    settle(remove_volume(attempt, volume).await)
 }
 
 /// Gives an address back, and sees that it is free.
 pub(super) async fn release_address(attempt: Attempt<'_>, address: &str) -> Outcome {
+    settle(remove_address(attempt, address).await)
+}
+
+async fn remove_server(attempt: Attempt<'_>, vm: VmId) -> Result<Outcome, Outcome> {
+    let exists = async || match look(attempt, vm).await? {
+        // What an earlier attempt began is waited for, not begun again.
+        Seen::There(facts) if facts.task.as_deref().is_some_and(|task| task.contains("delet")) => Ok(Existence::Going),
+        Seen::There(facts) => unlocked(&facts).map(|()| Existence::There),
+        Seen::Gone => Ok(Existence::Gone),
+    };
+    remove(attempt, exists, async || attempt.cloud.delete_server(vm).await, "the VM").await
+}
+
+async fn remove_volume(attempt: Attempt<'_>, volume: &str) -> Result<Outcome, Outcome> {
+    let exists = async || there(attempt.cloud.volume_exists(volume).await);
+    remove(attempt, exists, async || attempt.cloud.delete_volume(volume).await, "the volume").await
+}
+
+async fn remove_address(attempt: Attempt<'_>, address: &str) -> Result<Outcome, Outcome> {
     let held = async || there(attempt.cloud.address_held(address).await);
-    settle(remove(attempt, held, async || attempt.cloud.release_address(address).await, "the address").await)
+    remove(attempt, held, async || attempt.cloud.release_address(address).await, "the address").await
+}
+
+/// Destroys a VM that this operation made and that never ran, with what was made for it alone.
+pub(super) async fn discard(attempt: Attempt<'_>, vm: VmId) -> Result<(), Outcome> {
+    let inventory = match attempt.cloud.inventory(vm).await {
+        Ok(inventory) => inventory,
+        Err(CloudError::NotFound(_)) => return Ok(()),
+        Err(error) => return Err(look_failed(&error)),
+    };
+    done(remove_server(attempt, vm).await)?;
+    for volume in inventory.volumes.iter().filter(|volume| volume.own) {
+        done(remove_volume(attempt, &volume.id).await)?;
+    }
+    for address in &inventory.addresses {
+        done(remove_address(attempt, address).await)?;
+    }
+    Ok(())
+}
+
+fn done(result: Result<Outcome, Outcome>) -> Result<(), Outcome> {
+    match settle(result) {
+        Outcome::Done(_) => Ok(()),
+        other @ (Outcome::NotApplied { .. } | Outcome::Retryable { .. } | Outcome::Unknown { .. }) => Err(other),
+    }
 }
 
 /// Whether something that is to go exists.

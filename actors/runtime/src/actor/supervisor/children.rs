@@ -7,16 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, WrapFuture};
-use reeve_lifecycle::{PendingEffect, VmInput, VmRecord, Worker, next_deadline, recover};
+use reeve_lifecycle::{Outcome, PendingEffect, VmInput, VmRecord, Worker, next_deadline, recover};
 use reeve_protocol::Timestamp;
 use reeve_protocol::admin::ActorView;
-use reeve_protocol::event::Child;
+use reeve_protocol::event::{Alert, Child};
 
 use super::VmSupervisor;
 use crate::actor::effect_worker::{EffectWorker, ToWorker};
 use crate::actor::intensity::{Intensity, Limit};
 use crate::actor::lease_timer::{LeaseTimer, ToTimer};
 use crate::actor::link::ChildLink;
+use crate::actor::Told;
 use crate::actor::poller::{Poller, Target, ToPoller};
 use crate::perform::EffectContext;
 use crate::performer::Job;
@@ -203,6 +204,20 @@ impl VmSupervisor {
         }
     }
 
+    /// Hands out again what was being tried when a worker or a supervisor ended. What destroys or replaces is put off
+    /// while the VM is held: the hold may be younger than the decision, and the core issues it again once it is lifted.
+    pub(super) fn recover(&mut self, wanted: impl Fn(&PendingEffect) -> bool, ctx: &Context<Self>) {
+        let lost = recover(&self.record, self.term.shared.trust.now()).into_iter().filter(wanted);
+        let is_held = !self.record.holds.is_empty();
+        let (held, free): (Vec<_>, Vec<_>) = lost.partition(|pending| is_held && pending.effect.is_destructive());
+        self.dispatch(free, ctx);
+        let reasons: Vec<&str> = self.record.holds.iter().map(|hold| hold.name()).collect();
+        for pending in held {
+            let outcome = Outcome::Retryable { reason: format!("held: {}", reasons.join(", ")) };
+            self.input_later(VmInput::EffectDone { key: pending.key, outcome }, ctx);
+        }
+    }
+
     /// Ends the workers that have nothing to do.
     pub(super) fn rest(&mut self) {
         for child in [Child::Repairer, Child::BackupWorker, Child::ActionWorker] {
@@ -252,35 +267,46 @@ impl VmSupervisor {
             Child::LeaseTimer => self.arm(ctx),
             Child::Poller => self.watch(None, ctx),
             Child::Repairer | Child::BackupWorker | Child::ActionWorker => {
-                let now = self.term.shared.trust.now();
-                let lost = recover(&self.record, now).into_iter();
-                self.dispatch(lost.filter(|pending| child_of(pending.effect.worker()) == child).collect(), ctx);
+                self.recover(|pending| child_of(pending.effect.worker()) == child, ctx);
             }
         }
+        self.recovered_later(child, ctx);
+    }
+
+    /// Ends the alert after a quiet window, if no child is in trouble then.
+    pub(super) fn recovered_later(&self, child: Child, ctx: &mut Context<Self>) {
         let clock = Arc::clone(&self.term.shared.clock);
         let quiet = async move { clock.sleep(Limit::VM.window).await };
         ctx.spawn(quiet.into_actor(self).map(move |(), supervisor, ctx| {
             let elapsed = supervisor.term.shared.clock.elapsed();
-            if supervisor.children.trouble(child).intensity.recovers(Limit::VM, elapsed) {
+            // The alert may be a predecessor's: then no trouble of this supervisor's stands for it.
+            let _ = supervisor.children.trouble(child).intensity.recovers(Limit::VM, elapsed);
+            let is_open = supervisor.record.alerts.contains(&Alert::SupervisionExhausted);
+            if is_open && !supervisor.children.troubles.iter().any(|trouble| trouble.intensity.is_exhausted()) {
                 supervisor.input_later(VmInput::ChildRecovered(child), ctx);
             }
         }));
     }
 
     /// Kills a child; its link tells when it is down.
-    pub(super) fn kill_child(&self, child: Child) {
+    pub(super) fn kill_child(&self, child: Child) -> Told {
+        if self.children.incarnation(child).is_none() {
+            return Told::NoSuchChild;
+        }
         self.children.end(child, true);
+        Told::Yes
     }
 
     /// Stops a child in order and starts it again.
-    pub(super) fn restart_child(&mut self, child: Child, ctx: &mut Context<Self>) {
+    pub(super) fn restart_child(&mut self, child: Child, ctx: &mut Context<Self>) -> Told {
         if self.children.incarnation(child).is_none() {
-            return;
+            return Told::NoSuchChild;
         }
         self.stop_child(child);
         self.running.retain(|(_, role)| *role != child);
         self.children.trouble(child).restarts += 1;
         self.child_again(child, ctx);
+        Told::Yes
     }
 
     pub(super) fn rearm(&self) {

@@ -18,16 +18,16 @@ use std::sync::atomic::Ordering;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use reeve_lifecycle::policy::POLICY_KEY;
-use reeve_lifecycle::record::{Health, Presence};
-use reeve_lifecycle::{EffectKey, Ignored, ProbeVerdict, Step, Verdict, VmInput, VmRecord, recover, step};
+use reeve_lifecycle::record::{Health, Hold, Presence};
+use reeve_lifecycle::{EffectKey, Ignored, ProbeVerdict, Step, Verdict, VmInput, VmRecord, step};
 use reeve_protocol::Timestamp;
 use reeve_protocol::command::{Refusal, RefusalCode};
-use reeve_protocol::event::Child;
+use reeve_protocol::event::{Alert, Child};
 use reeve_protocol::observation::VmFacts;
 
 use self::children::Children;
 use self::commit::{Committed, commit, write_of};
-use super::{End, Envelope, InputReply, ShardTerm, ToVm, VmHandle, VmLink};
+use super::{End, Envelope, InputReply, ShardTerm, Told, ToVm, VmHandle, VmLink};
 
 /// How many inputs wait for the outbox to have room. Past it senders are told to come again.
 const MAX_HELD: usize = 64;
@@ -98,13 +98,14 @@ impl VmSupervisor {
 
     /// Decides this after the messages that wait already.
     fn input_later(&self, input: VmInput, ctx: &Context<Self>) {
-        ctx.address().do_send(ToVm::Input(Box::new(Envelope { input, reply: None })));
+        ctx.address().do_send(ToVm::Input(Box::new(Envelope::new(input, None))));
     }
 
     /// Takes an input, after those that are to be decided before it.
-    fn take(&mut self, envelope: Box<Envelope>, ctx: &mut Context<Self>) {
+    fn take(&mut self, mut envelope: Box<Envelope>, ctx: &mut Context<Self>) {
+        envelope.decide();
         if self.says_nothing(&envelope.input) {
-            return answer(*envelope, InputReply::Verdict(Verdict::Ignored(Ignored::Nothing)));
+            return envelope.answer(InputReply::Verdict(Verdict::Ignored(Ignored::Nothing)));
         }
         if let Some(assigned) = self.policy_named(&envelope.input) {
             self.input_later(assigned, ctx);
@@ -115,6 +116,7 @@ impl VmSupervisor {
         if waits {
             return self.hold(envelope);
         }
+        envelope.wait();
         self.next.push_back(envelope);
         self.proceed(ctx);
     }
@@ -179,7 +181,8 @@ impl VmSupervisor {
     }
 
     /// Steps, and commits what changed. `again` counts how often this input was decided before.
-    fn decide(&mut self, envelope: Box<Envelope>, again: u32, ctx: &mut Context<Self>) -> Progress {
+    fn decide(&mut self, mut envelope: Box<Envelope>, again: u32, ctx: &mut Context<Self>) -> Progress {
+        envelope.decide();
         let now = self.term.shared.trust.now();
         let step = step(&self.record, envelope.input.clone(), now);
         if step.verdict == Verdict::Busy {
@@ -195,7 +198,7 @@ impl VmSupervisor {
             Err(error) => {
                 tracing::error!(vm = %self.record.vm, %error, "a record cannot be written; the input is refused");
                 let message = format!("the record of {} cannot be written: {error}", self.record.vm);
-                answer(*envelope, InputReply::Refused(Refusal::new(RefusalCode::Unavailable, message)));
+                envelope.answer(InputReply::Refused(Refusal::new(RefusalCode::Unavailable, message)));
                 return Progress::Done;
             }
         };
@@ -243,7 +246,7 @@ impl VmSupervisor {
         }
         let published = matches!(envelope.input, VmInput::Published { .. });
         let woken = matches!(envelope.input, VmInput::Tick);
-        answer(envelope, InputReply::Verdict(verdict));
+        envelope.answer(InputReply::Verdict(verdict));
         if purge {
             return self.end(End::Purged, ctx);
         }
@@ -269,27 +272,31 @@ impl VmSupervisor {
         Progress::Done
     }
 
-    fn hold(&mut self, envelope: Box<Envelope>) {
+    fn hold(&mut self, mut envelope: Box<Envelope>) {
+        envelope.wait();
         match &envelope.input {
             // The next listing, probe or wake-up says it again.
             VmInput::Listed { .. } | VmInput::Missing { .. } | VmInput::Probed { .. } | VmInput::Tick => {
-                answer(*envelope, InputReply::Busy);
+                envelope.answer(InputReply::Busy);
             }
-            VmInput::Notified(_)
-            | VmInput::Commanded { .. }
-            | VmInput::EffectDone { .. }
+            VmInput::Notified(_) | VmInput::Commanded { .. } | VmInput::Introduced { .. } => {
+                if self.held.len() < MAX_HELD {
+                    self.held.push_back(envelope);
+                } else {
+                    envelope.answer(InputReply::Busy);
+                }
+            }
+            // Nobody says these again, so none is turned away; the latest word on each matter is enough.
+            VmInput::EffectDone { .. }
             | VmInput::Published { .. }
             | VmInput::PolicyAssigned { .. }
             | VmInput::HoldRaised(_)
             | VmInput::HoldLifted(_)
             | VmInput::ChildExhausted(_)
-            | VmInput::ChildRecovered(_)
-            | VmInput::Introduced { .. } => {
-                if self.held.len() < MAX_HELD {
-                    self.held.push_back(envelope);
-                } else {
-                    answer(*envelope, InputReply::Busy);
-                }
+            | VmInput::ChildRecovered(_) => {
+                let matter = matter(&envelope.input);
+                self.held.retain(|held| self::matter(&held.input) != matter);
+                self.held.push_back(envelope);
             }
         }
     }
@@ -303,10 +310,29 @@ impl VmSupervisor {
     }
 }
 
-fn answer(envelope: Envelope, reply: InputReply) {
-    if let Some(sender) = envelope.reply {
-        // Whoever asked may have gone; the decision stands.
-        let _ = sender.send(reply);
+/// What an input of our own is about. A later one about the same replaces it, which bounds how many wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Matter {
+    Effect(EffectKey),
+    Policy,
+    Hold(Hold),
+    Child(Child),
+}
+
+fn matter(input: &VmInput) -> Option<Matter> {
+    match input {
+        VmInput::EffectDone { key, .. } => Some(Matter::Effect(*key)),
+        VmInput::PolicyAssigned { .. } => Some(Matter::Policy),
+        VmInput::HoldRaised(hold) | VmInput::HoldLifted(hold) => Some(Matter::Hold(*hold)),
+        VmInput::ChildExhausted(child) | VmInput::ChildRecovered(child) => Some(Matter::Child(*child)),
+        VmInput::Notified(_)
+        | VmInput::Listed { .. }
+        | VmInput::Missing { .. }
+        | VmInput::Probed { .. }
+        | VmInput::Commanded { .. }
+        | VmInput::Published { .. }
+        | VmInput::Introduced { .. }
+        | VmInput::Tick => None,
     }
 }
 
@@ -319,17 +345,22 @@ impl Drop for VmSupervisor {
 
 impl Actor for VmSupervisor {
     type Context = Context<Self>;
+}
 
+impl VmSupervisor {
     /// Goes on where the predecessor ended.
-    fn started(&mut self, ctx: &mut Context<Self>) {
+    fn begin(&mut self, ctx: &mut Context<Self>) {
         if !self.is_stored() {
             return;
         }
-        let now = self.term.shared.trust.now();
         self.announce(ctx);
-        self.dispatch(recover(&self.record, now), ctx);
+        self.recover(|_| true, ctx);
         self.watch(None, ctx);
         self.arm(ctx);
+        if self.record.alerts.contains(&Alert::SupervisionExhausted) {
+            // Whichever child it was of the predecessor's.
+            self.recovered_later(Child::Poller, ctx);
+        }
         let configured = self.term.shared.policies.get(&self.record.policy.name);
         if let Some(policy) = configured.filter(|policy| *policy != self.record.policy) {
             self.input_later(VmInput::PolicyAssigned { policy, unknown: None }, ctx);
@@ -346,13 +377,13 @@ impl Handler<ToVm> for VmSupervisor {
             ToVm::Absent { cloud, asked_at } => {
                 if self.record.cloud == *cloud && !self.record.is_gone() {
                     let input = VmInput::Missing { asked_at };
-                    self.take(Box::new(Envelope { input, reply: None }), ctx);
+                    self.take(Box::new(Envelope::new(input, None)), ctx);
                 }
             }
             ToVm::Hold { cloud, hold, begins } => {
                 if cloud.is_none_or(|cloud| self.record.cloud == *cloud) && !self.record.is_gone() {
                     let input = if begins { VmInput::HoldRaised(hold) } else { VmInput::HoldLifted(hold) };
-                    self.take(Box::new(Envelope { input, reply: None }), ctx);
+                    self.take(Box::new(Envelope::new(input, None)), ctx);
                 }
             }
             ToVm::Rearm => self.rearm(),
@@ -361,13 +392,28 @@ impl Handler<ToVm> for VmSupervisor {
                 // Whoever asked may have gone.
                 let _ = reply.send(self.tree());
             }
-            ToVm::Kill(Some(child)) => self.kill_child(child),
-            ToVm::Kill(None) => {
-                self.end(End::Killed, ctx);
+            ToVm::Begin => self.begin(ctx),
+            ToVm::Kill(child, reply) => {
+                let told = match child {
+                    Some(child) => self.kill_child(child),
+                    None => {
+                        self.end(End::Killed, ctx);
+                        Told::Yes
+                    }
+                };
+                // Whoever asked may have gone.
+                let _ = reply.send(told);
             }
-            ToVm::Restart(Some(child)) => self.restart_child(child, ctx),
-            ToVm::Restart(None) => {
-                self.end(End::Restart, ctx);
+            ToVm::Restart(child, reply) => {
+                let told = match child {
+                    Some(child) => self.restart_child(child, ctx),
+                    None => {
+                        self.end(End::Restart, ctx);
+                        Told::Yes
+                    }
+                };
+                // Whoever asked may have gone.
+                let _ = reply.send(told);
             }
             ToVm::Halt => {
                 self.end(End::Halted, ctx);
@@ -375,7 +421,7 @@ impl Handler<ToVm> for VmSupervisor {
             ToVm::Performed { key, outcome } => {
                 self.running.retain(|(running, _)| *running != key);
                 let input = VmInput::EffectDone { key, outcome };
-                self.take(Box::new(Envelope { input, reply: None }), ctx);
+                self.take(Box::new(Envelope::new(input, None)), ctx);
             }
             ToVm::ChildDown { child, incarnation } => self.child_down(child, incarnation, ctx),
         }

@@ -67,6 +67,7 @@ pub(in crate::node) fn answer_of(command: &Command, delivered: Delivered) -> Opt
             Some(Err(Refusal::new(RefusalCode::Unavailable, "too much is unpublished; send it again")))
         }
         Delivered::Refused(refusal) => Some(Err(refusal)),
+        Delivered::Elsewhere => Some(Err(Refusal::new(RefusalCode::Unavailable, "another node owns the VM"))),
         Delivered::Poison => None,
     }
 }
@@ -97,6 +98,10 @@ async fn finish(shared: Arc<Shared>, delivery: Delivery, command: Command, poste
     let delivered = match shared.router.answer(posted).await {
         // No record has taken note of it: without an answer nobody would ever hear of it.
         Delivered::Refused(refusal) => return refuse(shared, delivery, refusal).await,
+        Delivered::Elsewhere => {
+            let (shard, message) = (shared.router.shard_of(command.vm), delivery.message.clone());
+            return forward(shared.bus.as_ref(), shard, delivery, message).await;
+        }
         delivered @ (Delivered::Verdict(_) | Delivered::Poison) => delivered,
     };
     match answer_of(&command, delivered) {

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use futures::future::Either;
 use reeve_lifecycle::VmInput;
 use reeve_ports::{Delivery, Settlement};
-use reeve_protocol::CloudName;
+use reeve_protocol::{CloudName, ShardId};
 use reeve_protocol::openstack::{About, decode_with};
 
 use super::{HEADER_CLOUD, NOTIFICATION, forward, settle};
@@ -37,19 +37,24 @@ pub(super) fn take(
     let vm = input.facts.vm;
     let shard = shared.router.shard_of(vm);
     if !shared.owns(shard) {
-        let mut message = delivery.message.clone();
-        message.kind = Some(NOTIFICATION.to_owned());
-        message.headers.insert(HEADER_CLOUD.to_owned(), cloud.to_string());
-        let forwarding = async move { forward(shared.bus.as_ref(), shard, delivery, message).await };
-        return Either::Right(Either::Left(forwarding));
+        return Either::Right(Either::Left(pass_on(shared, shard, cloud, delivery)));
     }
-    let posted = shared.router.post(Sending { vm, cloud: Some(cloud), input: VmInput::Notified(*input) });
+    let posted = shared.router.post(Sending { vm, cloud: Some(cloud.clone()), input: VmInput::Notified(*input) });
     Either::Right(Either::Right(async move {
         let settlement = match shared.router.answer(posted).await {
             Delivered::Verdict(_) => Settlement::Ack,
+            Delivered::Elsewhere => return pass_on(shared, shard, cloud, delivery).await,
             Delivered::Refused(refusal) => Settlement::Dead(refusal.message),
             Delivered::Poison => Settlement::Dead(format!("the supervisor of {vm} ended each time it was told")),
         };
         settle(delivery, settlement).await;
     }))
+}
+
+/// Hands a notification to the queue of its shard, with the cloud that it is from.
+async fn pass_on(shared: Arc<Shared>, shard: ShardId, cloud: CloudName, delivery: Delivery) {
+    let mut message = delivery.message.clone();
+    message.kind = Some(NOTIFICATION.to_owned());
+    message.headers.insert(HEADER_CLOUD.to_owned(), cloud.to_string());
+    forward(shared.bus.as_ref(), shard, delivery, message).await;
 }

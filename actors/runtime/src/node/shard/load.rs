@@ -6,6 +6,7 @@ use std::time::Duration;
 use ractor::ActorRef;
 use reeve_lifecycle::record::RECORD_FORMAT;
 use reeve_lifecycle::{VmInput, VmRecord};
+use reeve_ports::coordination::CoordinationError;
 use reeve_ports::store::Stored;
 use reeve_ports::{CloudError, StoreError};
 use reeve_protocol::command::{Refusal, RefusalCode};
@@ -39,7 +40,15 @@ pub(super) async fn loading(shared: Arc<Shared>, shard: ShardId, owner: ActorRef
     let epoch = loop {
         match shared.coordination.claim(shard).await {
             Ok(epoch) => break epoch,
-            Err(error) => tracing::warn!(%shard, %error, "the shard cannot be claimed; it is tried again"),
+            Err(error @ CoordinationError::NotOwner(_)) => {
+                tracing::info!(%shard, %error, "the shard is not claimed; it is asked for again");
+                if owner.send_message(ToShard::Elsewhere).is_err() {
+                    return;
+                }
+            }
+            Err(error @ CoordinationError::Unavailable(_)) => {
+                tracing::warn!(%shard, %error, "the shard cannot be claimed; it is tried again");
+            }
         }
         shared.clock.sleep(wait).await;
         wait = (wait * 2).min(LAST_WAIT);
