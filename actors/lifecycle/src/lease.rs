@@ -15,7 +15,7 @@ use crate::ending;
 use crate::input::Reason;
 use crate::operation::EndPlan;
 use crate::policy::{Adopt, LeasePolicy, OnEnd};
-use crate::record::{EndRequest, Hold, Lease, LeasePhase, Presence, Term, VmRecord};
+use crate::record::{Basis, EndRequest, Hold, Lease, LeasePhase, Presence, Term, VmRecord};
 
 /// Who asks for the end that a lease brings.
 pub(crate) const BY_LEASE: &str = "lease";
@@ -28,7 +28,7 @@ pub(crate) fn begin_if_launched(d: &mut Draft) {
         return;
     };
     let (started_at, _) = first_term(&d.rec, launched, since);
-    begin(d, started_at, since);
+    begin(d, started_at, since, Basis::Coming);
 }
 
 /// When the lease of a VM that was launched and came under care at these times starts and first ends.
@@ -42,13 +42,13 @@ pub(crate) fn first_term(record: &VmRecord, launched: Timestamp, since: Timestam
 }
 
 /// Begins a lease that counts from `started_at`, for a VM under care since `since`.
-pub(crate) fn begin(d: &mut Draft, started_at: Timestamp, since: Timestamp) {
+pub(crate) fn begin(d: &mut Draft, started_at: Timestamp, since: Timestamp, basis: Basis) {
     if d.rec.policy.terms.exempt {
         d.rec.lease = Lease::Exempt;
         return;
     }
     let ends_at = first_end(d.rec.created_seen, &d.rec.policy.terms.lease, started_at, since);
-    let term = Term { started_at, ends_at, armed_at: d.now, warned: None, extensions: 0 };
+    let term = Term { started_at, ends_at, armed_at: d.now, warned: None, extensions: 0, basis };
     d.rec.lease = Lease::Running { term, phase: first_phase(d) };
     d.emit(EventKind::LeaseCreated { started_at, ends_at, policy: d.rec.policy.name.clone() });
     d.tell_owner(Notice::LeaseCreated { ends_at });
@@ -81,14 +81,6 @@ pub(crate) fn rebase(d: &mut Draft, launched: Timestamp) {
         (Presence::Gone { .. } | Presence::Unseen, Some(term)) => term.armed_at,
         (Presence::Gone { .. } | Presence::Unseen, None) => launched,
     };
-    // A lease that was attached later counts from then, whatever is heard of the creation.
-    let counts_from_launch = |term: &Term| {
-        // Notifications tell whole seconds, listings milliseconds.
-        launched.since(term.started_at).max(term.started_at.since(launched)) < Span::from_secs(1).duration()
-    };
-    if d.rec.term().is_some_and(|term| term.started_at != since && !counts_from_launch(term)) {
-        return;
-    }
     let policy = &d.rec.policy.terms.lease;
     let ends_at = first_end(true, policy, launched, since);
     // An end that was moved since (restored, cancelled, another policy) is not brought back to where it first was.
@@ -96,7 +88,9 @@ pub(crate) fn rebase(d: &mut Draft, launched: Timestamp) {
         [true, false].into_iter().any(|seen| first_end(seen, policy, term.started_at, since) == term.ends_at)
     };
     let soonest = d.now + policy.min_notice;
-    let corrects = |term: &Term| term.extensions == 0 && term.started_at != launched && is_first(term);
+    let corrects = |term: &Term| {
+        term.basis == Basis::Coming && term.extensions == 0 && term.started_at != launched && is_first(term)
+    };
     match &mut d.rec.lease {
         Lease::Running { term, phase: LeasePhase::Active } if corrects(term) => {
             term.started_at = launched;

@@ -9,7 +9,7 @@ use crate::draft::Draft;
 use crate::extend::is_owner;
 use crate::operation::{Action, EndPlan, Operation};
 use crate::policy::{NamedPolicy, OnEnd};
-use crate::record::{Lease, LeasePhase, Presence};
+use crate::record::{Basis, Lease, LeasePhase, Presence};
 use crate::{action, ending, lease};
 
 /// How many delegates a VM may have.
@@ -195,7 +195,7 @@ fn spare(d: &mut Draft) {
 /// Gives a lease that counts from now to a VM that was launched.
 fn attach(d: &mut Draft) {
     if let (Presence::Present { .. }, Some(_)) = (d.rec.presence, d.rec.facts.launched_at) {
-        lease::begin(d, d.now, d.now);
+        lease::begin(d, d.now, d.now, Basis::Attachment);
     }
 }
 

@@ -10,7 +10,7 @@ use reeve_protocol::{Span, Timestamp, VmId};
 use crate::draft::Draft;
 use crate::input::{Ignored, Verdict};
 use crate::operation::Operation;
-use crate::record::{Hold, Lease, LeasePhase, MAX_SEEN, Presence, Term};
+use crate::record::{Basis, Hold, Lease, LeasePhase, MAX_SEEN, Presence, Term};
 use crate::{action, backup, ending, lease};
 
 /// Two complete listings this far apart that lack a VM prove that it is gone.
@@ -259,7 +259,7 @@ pub(crate) fn mark_gone(d: &mut Draft, at: Timestamp) {
 fn end_lease(d: &mut Draft, since: Timestamp, at: Timestamp) {
     if let (Lease::None, Some(launched), false) = (&d.rec.lease, d.rec.facts.launched_at, d.rec.policy.terms.exempt) {
         let (started_at, ends_at) = lease::first_term(&d.rec, launched, since);
-        let term = Term { started_at, ends_at, armed_at: since, warned: None, extensions: 0 };
+        let term = Term { started_at, ends_at, armed_at: since, warned: None, extensions: 0, basis: Basis::Coming };
         d.rec.lease = Lease::Running { term, phase: LeasePhase::Active };
     }
     lease::end(d, LeaseEndReason::VmGone);

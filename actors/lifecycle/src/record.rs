@@ -265,6 +265,17 @@ pub struct Term {
     pub warned: Option<Span>,
     /// How many times it was extended.
     pub extensions: u32,
+    /// What it counts from.
+    pub basis: Basis,
+}
+
+/// What a lease counts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Basis {
+    /// The VM's coming: its launch or its discovery, as the policy says. What is heard of an earlier launch corrects it.
+    Coming,
+    /// The moment at which somebody attached it, whatever is heard of the VM's launch.
+    Attachment,
 }
 
 /// How a VM is.

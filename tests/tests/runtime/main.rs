@@ -5,6 +5,14 @@
 
 mod chaos;
 mod clock;
+mod faulty;
+mod holds;
 mod intake;
+mod outage;
+mod ownership;
+mod perform;
+mod perform_bench;
+mod poison;
 mod store;
+mod supervision;
 mod world;

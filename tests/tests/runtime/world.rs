@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,13 +11,14 @@ use reeve_cluster::embedded::{BusLimits, EmbeddedBus, EmbeddedCoordination, Embe
 use reeve_drivers::{MemoryNotifier, OpendalVault, SimCloud, SimConfig};
 use reeve_lifecycle::policy::{HealthPolicy, LeasePolicy, Policy, RepairPolicy};
 use reeve_lifecycle::{Policies, policy};
-use reeve_ports::store::{Stored, Write};
-use reeve_ports::{Address, AdminService, Bus, Clock, Message, RecordStore, StoreError, SystemClock};
+use reeve_ports::{Address, AdminService, Bus, Clock, Message, RecordStore, SystemClock};
 use reeve_protocol::admin::{AdminReply, AdminRequest, VmView};
 use reeve_protocol::command::{Command, CommandKind, Requester};
 use reeve_protocol::event::CloudEvent;
-use reeve_protocol::{CloudName, MessageId, NodeId, ShardId, Span, Timestamp, VmId};
+use reeve_protocol::{CloudName, MessageId, NodeId, Span, Timestamp, VmId};
 use reeve_runtime::{Adapters, ClockLimits, Node, NodeConfig, NodeHandle, Ports, RuntimeConfig, Timeouts};
+
+use crate::faulty::{FlakyBus, FlakyCoordination, FlakyProbe, FlakyStore};
 
 /// How much faster than real time the tests' clock goes.
 const SCALE: u32 = 20;
@@ -32,7 +33,7 @@ pub(crate) struct TestClock {
 }
 
 impl TestClock {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let began = (SystemClock.now(), SystemClock.elapsed());
         Self { began, wall_ms: AtomicI64::new(0), asleep_ms: AtomicI64::new(0) }
     }
@@ -71,48 +72,6 @@ impl Clock for TestClock {
     }
 }
 
-/// A store that fails when told.
-pub(crate) struct FlakyStore {
-    inner: EmbeddedStore,
-    pub(crate) away: AtomicBool,
-    /// How many commits from now on are done without an answer.
-    pub(crate) silent: AtomicU32,
-    /// How many commits from now on fail without an answer and without effect.
-    pub(crate) lost: AtomicU32,
-}
-
-fn take_one(counter: &AtomicU32) -> bool {
-    counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
-}
-
-impl FlakyStore {
-    fn check(&self) -> Result<(), StoreError> {
-        if self.away.load(Ordering::SeqCst) { Err(StoreError::Unavailable("told so".to_owned())) } else { Ok(()) }
-    }
-}
-
-#[async_trait]
-impl RecordStore for FlakyStore {
-    async fn load(&self, shard: ShardId, after: Option<VmId>, limit: usize) -> Result<Vec<Stored>, StoreError> {
-        self.check()?;
-        self.inner.load(shard, after, limit).await
-    }
-
-    async fn get(&self, shard: ShardId, vm: VmId) -> Result<Option<Stored>, StoreError> {
-        self.check()?;
-        self.inner.get(shard, vm).await
-    }
-
-    async fn commit(&self, shard: ShardId, epoch: reeve_protocol::Epoch, write: Write) -> Result<(), StoreError> {
-        self.check()?;
-        if take_one(&self.lost) {
-            return Err(StoreError::Unknown("told so, before".to_owned()));
-        }
-        self.inner.commit(shard, epoch, write).await?;
-        if take_one(&self.silent) { Err(StoreError::Unknown("told so, after".to_owned())) } else { Ok(()) }
-    }
-}
-
 /// A node and its world.
 pub(crate) struct World {
     pub(crate) folder: tempfile::TempDir,
@@ -120,6 +79,10 @@ pub(crate) struct World {
     pub(crate) sim: Arc<SimCloud>,
     pub(crate) bus: EmbeddedBus,
     pub(crate) store: Arc<FlakyStore>,
+    /// The bus as the node sees it.
+    pub(crate) outward: Arc<FlakyBus>,
+    pub(crate) coordination: Arc<FlakyCoordination>,
+    pub(crate) probe: Arc<FlakyProbe>,
     pub(crate) node: NodeHandle,
     db: EmbeddedDb,
     policies: Policies,
@@ -175,9 +138,12 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look
 
 impl World {
     pub(crate) async fn new(vms: u32, default: Policy) -> Self {
+        Self::with(SimConfig { vms, ..SimConfig::default() }, default).await
+    }
+
+    pub(crate) async fn with(sim: SimConfig, default: Policy) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(TestClock::new());
-        let sim = SimConfig { vms, faults_per_mille: 0, ..SimConfig::default() };
         let sim = Arc::new(SimCloud::new(Arc::clone(&clock) as Arc<dyn Clock>, sim).unwrap());
         let vault = Arc::new(OpendalVault::in_folder(folder.path().join("vault")).unwrap());
         Self::over(folder, clock, sim, vault, policies(default)).await
@@ -193,16 +159,14 @@ impl World {
         let db = EmbeddedDb::open(folder.path().join("reeve.redb")).await.unwrap();
         let bus =
             EmbeddedBus::open(db.clone(), Arc::clone(&clock) as Arc<dyn Clock>, BusLimits::default()).await.unwrap();
-        let store = Arc::new(FlakyStore {
-            inner: EmbeddedStore::new(db.clone()),
-            away: AtomicBool::default(),
-            silent: AtomicU32::default(),
-            lost: AtomicU32::default(),
-        });
+        let store = Arc::new(FlakyStore::new(EmbeddedStore::new(db.clone())));
+        let outward = Arc::new(FlakyBus::new(bus.clone()));
+        let coordination = Arc::new(FlakyCoordination::new(EmbeddedCoordination::new(db.clone())));
+        let probe = Arc::new(FlakyProbe::new(Arc::clone(&sim)));
         let ports = Ports {
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             cloud: BTreeMap::from([(cloud(), Arc::clone(&sim) as Arc<dyn reeve_ports::Cloud>)]),
-            probe: BTreeMap::from([(cloud(), Arc::clone(&sim) as Arc<dyn reeve_ports::GuestProbe>)]),
+            probe: BTreeMap::from([(cloud(), Arc::clone(&probe) as Arc<dyn reeve_ports::GuestProbe>)]),
             vault: Arc::clone(&vault) as Arc<dyn reeve_ports::Vault>,
             notifier: Arc::new(MemoryNotifier::new(10_000)),
             timeouts: Timeouts { look_every: Duration::from_millis(200), ..Timeouts::default() },
@@ -217,15 +181,15 @@ impl World {
         let config = NodeConfig { node: NodeId::new("test").unwrap(), cluster: "standalone".to_owned(), runtime };
         let adapters = Adapters {
             store: Arc::clone(&store) as Arc<dyn RecordStore>,
-            bus: Arc::new(bus.clone()),
-            coordination: Arc::new(EmbeddedCoordination::new(db.clone())),
+            bus: Arc::clone(&outward) as Arc<dyn Bus>,
+            coordination: Arc::clone(&coordination) as Arc<dyn reeve_ports::Coordination>,
             ports,
             policies: policies.clone(),
         };
         let driver = drive(Arc::clone(&sim), bus.clone());
         let node = Node::start(config, adapters).await.unwrap();
         node.ready().await;
-        Self { folder, clock, sim, bus, store, node, db, policies, driver, vault }
+        Self { folder, clock, sim, bus, store, outward, coordination, probe, node, db, policies, driver, vault }
     }
 
     /// Stops the node in order.
