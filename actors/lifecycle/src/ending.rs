@@ -131,6 +131,12 @@ fn issue(d: &mut Draft, run: &mut EndingRun, next: EndingNext) {
         }
         EndingNext::BackUp => EndingStep::BackUp(backup::begin(d, BackupPurpose::Final, false)),
         EndingNext::Inventory => EndingStep::Inventory(d.issue(Effect::TakeInventory)),
+        // What it wrote since would be lost.
+        EndingNext::DeleteServer if runs_again(d, run) => {
+            run.backup = None;
+            run.halted = true;
+            EndingStep::Halt(d.issue(Effect::Stop))
+        }
         EndingNext::DeleteServer => {
             assert!(may_destroy(d, run), "the plan's backup is verified before anything is destroyed");
             EndingStep::DeleteServer(d.issue(Effect::DeleteServer))
@@ -144,6 +150,14 @@ fn issue(d: &mut Draft, run: &mut EndingRun, next: EndingNext) {
             EndingStep::ReleaseAddress { index, key: d.issue(Effect::ReleaseAddress { address }) }
         }
     };
+}
+
+/// Whether the cloud says that somebody started the VM after its final backup had begun.
+fn runs_again(d: &Draft, run: &EndingRun) -> bool {
+    let begun_at = run.backup.and_then(|id| d.rec.backup(id)).map(|entry| entry.at);
+    run.plan == EndPlan::BackupAndDelete
+        && !is_off(d.rec.facts.state)
+        && begun_at.is_some_and(|begun_at| d.rec.facts.said.at() > begun_at)
 }
 
 /// Safety rule 1: destroyed only after a verified backup, where the plan backs up.

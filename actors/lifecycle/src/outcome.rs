@@ -1,5 +1,6 @@
 //! What workers answer, brought to the operation that waits for it. Background effects are kept until they succeed.
 
+use reeve_protocol::BackupId;
 use reeve_protocol::event::{Alert, EventKind};
 
 use crate::draft::Draft;
@@ -80,15 +81,8 @@ fn background_done(d: &mut Draft, key: EffectKey, outcome: Outcome) {
     match outcome {
         Outcome::Done(_) => {
             d.forget(key);
-            if let Some(Effect::DeleteBackup { backup }) = effect {
-                let failed = d.rec.backup(backup).is_some_and(|entry| entry.state == BackupState::Failed);
-                d.rec.backups.retain(|entry| entry.id != backup);
-                if d.rec.backups.iter().all(|entry| entry.state != BackupState::Damaged) {
-                    d.clear(Alert::BackupDamaged);
-                }
-                if !failed {
-                    d.emit(EventKind::BackupDeleted { backup });
-                }
+            if let Some(Effect::DeleteBackup { backup } | Effect::DropSnapshots { backup, .. }) = effect {
+                removed_in_part(d, backup);
             }
         }
         // Nobody to tell: the event stays.
@@ -98,5 +92,46 @@ fn background_done(d: &mut Draft, key: EffectKey, outcome: Outcome) {
                 d.forget(key);
             }
         }
+    }
+}
+
+/// A part of a backup that goes is removed: the entry goes with the last part, because it says which disks there were.
+fn removed_in_part(d: &mut Draft, backup: BackupId) {
+    let is_left = |effect: &Effect| match effect {
+        Effect::DeleteBackup { backup: id } | Effect::DropSnapshots { backup: id, .. } => *id == backup,
+        Effect::Notify { .. }
+        | Effect::TakeInventory
+        | Effect::Start
+        | Effect::Stop
+        | Effect::HardReboot
+        | Effect::Suspend
+        | Effect::Resume
+        | Effect::SnapshotDisk { .. }
+        | Effect::StoreDisk { .. }
+        | Effect::SealBackup { .. }
+        | Effect::VerifyBackup { .. }
+        | Effect::DeleteServer
+        | Effect::DeleteVolume { .. }
+        | Effect::ReleaseAddress { .. }
+        | Effect::RestoreInPlace { .. }
+        | Effect::Launch { .. }
+        | Effect::Introduce { .. }
+        | Effect::Retest { .. } => false,
+    };
+    if d.rec.effects.iter().any(|pending| is_left(&pending.effect)) {
+        return;
+    }
+    let state = d.rec.backup(backup).map(|entry| entry.state);
+    match state {
+        // Never finished: nobody was told that there is one.
+        Some(BackupState::Failed) => d.rec.backups.retain(|entry| entry.id != backup),
+        Some(BackupState::Deleting) => {
+            d.rec.backups.retain(|entry| entry.id != backup);
+            d.emit(EventKind::BackupDeleted { backup });
+        }
+        Some(BackupState::Running | BackupState::Verified { .. } | BackupState::Damaged) | None => return,
+    }
+    if d.rec.backups.iter().all(|entry| entry.state != BackupState::Damaged) {
+        d.clear(Alert::BackupDamaged);
     }
 }

@@ -83,9 +83,14 @@ impl Output {
     /// Says something to people beside the result, on standard error.
     pub(super) fn note(&self, text: &str) {
         if self.talk == Talk::Normal {
-            // Nobody can be told that nobody listens.
-            let _ = writeln!(io::stderr().lock(), "{text}");
+            self.warn(text);
         }
+    }
+
+    /// Says what a program that reads the result must not miss, on standard error, quiet or not.
+    pub(super) fn warn(&self, text: &str) {
+        // Nobody can be told that nobody listens.
+        let _ = writeln!(io::stderr().lock(), "{text}");
     }
 
     /// Reports why the command failed, on standard error.

@@ -228,7 +228,7 @@ async fn list(session: &Session, output: Output, args: ListArgs) -> Result<(), F
     let ids = vms.iter().map(|vm| vm.id.to_string()).collect();
     output.show(&View { value: &vms, table: &|color| table::rows(&header, &rows, color), ids })?;
     if more && let Some(last) = vms.last() {
-        output.note(&format!("there are more: go on by --marker {}, or list them by --all", last.id));
+        output.warn(&format!("there are more: go on by --marker {}, or list them by --all", last.id));
     }
     Ok(())
 }

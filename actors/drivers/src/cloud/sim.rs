@@ -293,6 +293,7 @@ impl Inner {
         let (Some(journal), Some(change)) = (&mut self.journal, change) else { return Ok(()) };
         journal.append(&change).map_err(|why| {
             let why = format!("the journal of the simulated cloud cannot be written: {why}");
+            tracing::error!("{why}; the simulated cloud answers nothing more until it is started again");
             self.broken = Some(why.clone());
             CloudError::Unknown(why)
         })

@@ -2,8 +2,8 @@
 
 use reeve_lifecycle::operation::Operation;
 use reeve_lifecycle::policy::{LeasePolicy, OnEnd};
-use reeve_lifecycle::record::{BackupState, Lease, LeasePhase, MAX_BACKUPS, Presence};
-use reeve_lifecycle::{Effect, Outcome, Policy};
+use reeve_lifecycle::record::{BackupState, Hold, Lease, LeasePhase, MAX_BACKUPS, Presence};
+use reeve_lifecycle::{Effect, Outcome, Policy, VmInput};
 use reeve_protocol::Span;
 use reeve_protocol::command::{BackupFirst, CommandKind, RefusalCode};
 use reeve_protocol::event::{Alert, LeaseEndReason};
@@ -390,4 +390,18 @@ fn a_final_backup_that_may_be_kept_for_no_time_is_kept_until_everything_is_destr
     let mut world = World::ending(policy);
     world.done_until(|effect| matches!(effect, Effect::ReleaseAddress { .. }));
     assert!(matches!(world.rec.backups[0].state, BackupState::Verified { .. }));
+}
+
+#[test]
+fn a_vm_that_was_started_after_its_final_backup_is_stopped_and_backed_up_again_before_it_is_destroyed() {
+    let mut world = World::ending(policy());
+    world.done_until(|effect| matches!(effect, Effect::VerifyBackup { .. }));
+    world.input(VmInput::HoldRaised(Hold::CloudUnreadable));
+    world.done();
+    world.pass(secs(5));
+    world.becomes(VmState::Active);
+    world.input(VmInput::HoldLifted(Hold::CloudUnreadable));
+    let pending = |world: &World, wanted: fn(&Effect) -> bool| world.rec.effects.iter().any(|p| wanted(&p.effect));
+    assert!(pending(&world, |effect| matches!(effect, Effect::Stop)), "{:?}", world.rec.effects);
+    assert!(!pending(&world, |effect| matches!(effect, Effect::DeleteServer)));
 }
