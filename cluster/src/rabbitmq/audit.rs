@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use reeve_ports::BusError;
 use reeve_ports::bus::PastEvent;
@@ -11,6 +10,7 @@ use reeve_protocol::event::CloudEvent;
 use reeve_protocol::{Timestamp, names};
 
 use super::ack::acknowledge;
+use super::channel::OwnChannel;
 use super::link::{LinkWatch, Session};
 use super::wire::{self, short};
 
@@ -48,17 +48,17 @@ pub(crate) async fn history(
         open(&session, offset(since, after)).await
     };
     let opened = tokio::time::timeout(timeout, opening).await;
-    let (_channel, deliveries) = opened.map_err(|_| unavailable("the broker is away or does not answer"))??;
-    collect(deliveries, since, after, limit.min(MAX_EVENTS)).await
+    let (channel, deliveries) = opened.map_err(|_| unavailable("the broker is away or does not answer"))??;
+    let collected = collect(deliveries, since, after, limit.min(MAX_EVENTS)).await;
+    channel.close().await;
+    collected
 }
 
-async fn open(session: &Session, offset: AMQPValue) -> Result<(lapin::Channel, lapin::Consumer), BusError> {
-    let channel = session.connection.create_channel().await.map_err(unavailable)?;
-    channel.basic_qos(PREFETCH, BasicQosOptions::default()).await.map_err(unavailable)?;
+async fn open(session: &Session, offset: AMQPValue) -> Result<(OwnChannel, lapin::Consumer), BusError> {
+    let channel = OwnChannel::open(session).await.map_err(unavailable)?;
     let mut arguments = FieldTable::default();
     arguments.insert(short(OFFSET), offset);
-    let consuming = channel.basic_consume(short(names::AUDIT), short(""), BasicConsumeOptions::default(), arguments);
-    let consumer = consuming.await.map_err(unavailable)?;
+    let consumer = channel.subscribe(short(names::AUDIT), PREFETCH, arguments).await.map_err(unavailable)?;
     Ok((channel, consumer))
 }
 

@@ -15,9 +15,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
-use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
-use lapin::{Acker, BasicProperties, Channel};
+use lapin::{Acker, BasicProperties};
 use reeve_ports::bus::{Consume, Settle};
 use reeve_ports::{BusError, Delivery, Message, Settlement};
 use tokio::sync::oneshot;
@@ -25,17 +24,15 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::ack::acknowledge;
 use super::backoff::Backoff;
+use super::channel::OwnChannel;
 use super::grave::{KEPT_BODY, Undertaker};
 use super::inbox::{Inbox, Next, Offer};
 use super::link::{LinkWatch, Session};
 use super::topology::{Topology, is_not_found};
-use super::wire::{self, MAX_BODY, short, try_short};
+use super::wire::{self, MAX_BODY, try_short};
 
 /// Longest time for opening a channel and subscribing: a quorum queue without a leader does not answer.
 const OPEN_DEADLINE: Duration = Duration::from_secs(15);
-
-/// Longest time for closing a channel in good order; afterwards it closes when the connection does.
-const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The reason of a dead letter that was delivered too often.
 pub(crate) const DELIVERY_LIMIT: &str = "delivery limit";
@@ -191,9 +188,7 @@ async fn run(source: Arc<Source>, inbox: Arc<Inbox<Arc<Raw>>>, dropped: Cancella
                 tracing::debug!(queue = source.queue, session = session.number, dropped = end, "no longer consuming");
                 if end {
                     inbox.close();
-                    let closing = channel.close(200, short("OK"));
-                    // Too late or refused, the connection's end closes it as well.
-                    let _ = tokio::time::timeout(CLOSE_DEADLINE, closing).await;
+                    channel.close().await;
                     return;
                 }
                 inbox.begin_term();
@@ -237,14 +232,11 @@ async fn bury_oversized(source: Arc<Source>, raw: Raw) {
     }
 }
 
-async fn open(source: &Source, session: &Session) -> Result<(Channel, lapin::Consumer), String> {
+async fn open(source: &Source, session: &Session) -> Result<(OwnChannel, lapin::Consumer), String> {
+    let queue = try_short("the queue's name", &source.queue).map_err(|error| error.to_string())?;
     let opening = async {
-        let channel = session.connection.create_channel().await?;
-        channel.basic_qos(source.prefetch, BasicQosOptions::default()).await?;
-        let queue =
-            try_short("the queue's name", &source.queue).map_err(|error| std::io::Error::other(error.to_string()))?;
-        let options = BasicConsumeOptions::default();
-        let consumer = channel.basic_consume(queue, short(""), options, FieldTable::default()).await?;
+        let channel = OwnChannel::open(session).await?;
+        let consumer = channel.subscribe(queue, source.prefetch, FieldTable::default()).await?;
         Ok::<_, lapin::Error>((channel, consumer))
     };
     match tokio::time::timeout(OPEN_DEADLINE, opening).await {

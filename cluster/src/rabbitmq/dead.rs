@@ -10,13 +10,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use lapin::Channel;
-use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use reeve_ports::{BusError, DeadLetter};
 use reeve_protocol::names;
 use tokio::sync::Mutex;
 
 use super::ack::acknowledge;
+use super::channel::OwnChannel;
 use super::grave;
 use super::link::{LinkWatch, Session};
 use super::publisher::Publisher;
@@ -50,7 +51,7 @@ pub(crate) struct Graveyard {
 /// The letters in the queue, taken one after the other.
 struct Browse {
     session: Session,
-    channel: Channel,
+    channel: OwnChannel,
     deliveries: lapin::Consumer,
     /// Letters that were in the queue.
     ready: u32,
@@ -121,14 +122,12 @@ impl Graveyard {
         let mut link = self.link.clone();
         let opening = async {
             let session = link.session().await.ok_or_else(|| unavailable("the bus is closed"))?;
-            let channel = session.connection.create_channel().await.map_err(unavailable)?;
-            let ready = count(&channel).await?;
+            let channel = OwnChannel::open(&session).await.map_err(unavailable)?;
+            let ready = count(channel.get()).await?;
             if ready == 0 {
                 return Ok(None);
             }
-            channel.basic_qos(WINDOW, BasicQosOptions::default()).await.map_err(unavailable)?;
-            let options = BasicConsumeOptions::default();
-            let consuming = channel.basic_consume(short(names::DEAD), short(""), options, FieldTable::default());
+            let consuming = channel.subscribe(short(names::DEAD), WINDOW, FieldTable::default());
             let deliveries = consuming.await.map_err(unavailable)?;
             let left = ready.min(u32::from(WINDOW));
             Ok(Some(Browse { session, channel, deliveries, ready, left }))
@@ -172,10 +171,10 @@ impl Browse {
     async fn end(self, removed: u32) {
         let Self { session, channel, deliveries, ready, left: _ } = self;
         let back = async {
-            channel.close(200, short("OK")).await.map_err(unavailable)?;
+            channel.close().await;
             drop(deliveries);
-            let channel = session.connection.create_channel().await.map_err(unavailable)?;
-            while count(&channel).await? < ready.saturating_sub(removed) {
+            let channel = OwnChannel::open(&session).await.map_err(unavailable)?;
+            while count(channel.get()).await? < ready.saturating_sub(removed) {
                 tokio::time::sleep(BACK_LOOK).await;
             }
             Ok::<_, BusError>(())

@@ -28,6 +28,10 @@ use super::wire::short;
 /// How often a missing exchange is looked for: the sooner it is bound, the less is missed.
 const MISSING_LOOK: Duration = Duration::from_millis(500);
 
+/// After so many looks it is looked for less often, as the broker logs every one.
+const MISSING_LOOKS: u32 = 120;
+const MISSING_LATER: Duration = Duration::from_secs(5);
+
 /// Longest time for one attempt.
 const BIND_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -87,11 +91,18 @@ pub(crate) async fn keep_bound(intake: IntakeConfig, board: IntakeBoard, mut lin
 /// Binds again and again, as long as the session lasts.
 async fn keep_bound_on(intake: &IntakeConfig, board: &IntakeBoard, session: &Session) {
     let mut channel: Option<Channel> = None;
+    let mut missing = 0_u32;
     loop {
         let attempt = tokio::time::timeout(BIND_DEADLINE, bind(intake, session, &mut channel)).await;
         let status = attempt.unwrap_or_else(|_| IntakeStatus::Refused(format!("no answer within {BIND_DEADLINE:?}")));
-        let pause =
-            if status == IntakeStatus::Bound { intake.rebind_every } else { MISSING_LOOK.min(intake.rebind_every) };
+        let pause = if status == IntakeStatus::Bound {
+            missing = 0;
+            intake.rebind_every
+        } else {
+            missing = missing.saturating_add(1);
+            let look = if missing <= MISSING_LOOKS { MISSING_LOOK } else { MISSING_LATER };
+            look.min(intake.rebind_every)
+        };
         if status != IntakeStatus::Bound {
             // A refused binding has closed it.
             channel = None;

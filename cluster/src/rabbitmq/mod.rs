@@ -21,6 +21,7 @@ mod ack;
 mod audit;
 mod backoff;
 mod bus;
+mod channel;
 mod config;
 mod consumer;
 mod dead;

@@ -207,12 +207,10 @@ impl Model {
             return true;
         }
         let grace = self.policy().lease.grace;
-        let later = now + SECOND;
+        let later = now + NEAR;
         match lease.state {
             State::Running if grace.is_zero() => later >= lease.ends,
-            State::Running => {
-                lease.grace_until.is_some_and(|until| now >= until && until + SECOND >= lease.ends + grace)
-            }
+            State::Running => lease.grace_until.is_some_and(|until| now >= until && until + NEAR >= lease.ends + grace),
             State::None | State::Parked | State::Exempt | State::Kept | State::Gone => false,
         }
     }
@@ -248,10 +246,10 @@ impl Model {
 
 /// Whether two times may be the same: notifications tell whole seconds, listings milliseconds.
 pub(super) fn is_near(one: Timestamp, other: Timestamp) -> bool {
-    one.since(other).max(other.since(one)) < SECOND.duration()
+    one.since(other).max(other.since(one)) < NEAR.duration()
 }
 
-const SECOND: Span = Span::from_secs(1);
+const NEAR: Span = Span::from_secs(2);
 
 /// By how much an extension lengthens; `None` when the wish is beyond what is allowed.
 fn extension(lease: &Lease, most: Span, total: Span, wanted: Option<Span>, now: Timestamp) -> Option<Span> {
@@ -348,7 +346,7 @@ impl Lease {
             Fact::Exempted => self.state = State::Exempt,
             Fact::Unexempted => {
                 // What is found and attached in one moment counts from its launch all the same, once that is heard of.
-                self.attached = at != self.since;
+                self.attached |= at != self.since;
                 (self.started, self.since) = (at, at);
                 self.begin(policy);
             }

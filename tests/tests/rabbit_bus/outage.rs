@@ -157,3 +157,33 @@ async fn live_a_closed_bus_ends_its_consumers_and_gives_back_what_they_held() {
     let mut consumer = other.consume(&Queue::Requests, 1).await.expect("consumed");
     assert_eq!(next(&mut consumer).await.message.body, b"held".as_slice());
 }
+
+/// Given up at any moment, nothing stays behind on the broker that holds messages.
+#[tokio::test]
+async fn live_consumers_and_readers_that_are_given_up_half_way_hold_nothing() {
+    let broker = Broker::take().await;
+    let mut config = config(&broker.url());
+    // Every consumer that came to hold the message for a moment counts as a delivery.
+    config.poison_limit = 900;
+    let (bus, shard) = (start(config), ShardId(3));
+    until_connected(&bus).await;
+    for body in ["letter", "command"] {
+        bus.publish(&Address::Shard(shard), message(body)).await.expect("taken");
+    }
+    let mut consumer = bus.consume(&Queue::Shard(shard), 1).await.expect("consumed");
+    next(&mut consumer).await.settle.settle(Settlement::Dead("bad".into())).await.expect("given up");
+    drop(consumer);
+    for step in 0..100 {
+        let moment = Duration::from_micros(step * 100);
+        drop(tokio::time::timeout(moment, bus.consume(&Queue::Shard(shard), 1)).await);
+        drop(tokio::time::timeout(moment, bus.dead(0, 10)).await);
+    }
+    let mut consumer = bus.consume(&Queue::Shard(shard), 1).await.expect("consumed");
+    assert_eq!(next(&mut consumer).await.message.body, b"command".as_slice());
+    let letters = async {
+        while bus.dead(0, 10).await.expect("read").len() != 1 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, letters).await.expect("the dead letter is back");
+}

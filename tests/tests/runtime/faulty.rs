@@ -78,6 +78,8 @@ impl RecordStore for FlakyStore {
         self.check()?;
         if is_poisoned(&write) {
             self.panicked.fetch_add(1, Ordering::SeqCst);
+            // Meanwhile others queue up behind it.
+            tokio::time::sleep(Duration::from_millis(20)).await;
             panic!("told so: the record is poisoned");
         }
         if take_one(&self.lost) {
@@ -193,13 +195,7 @@ impl FlakyProbe {
 
 #[async_trait]
 impl GuestProbe for FlakyProbe {
-    async fn probe(
-        &self,
-        vm: VmId,
-        host: Option<&HostName>,
-        kind: ProbeKind,
-        timeout: Duration,
-    ) -> ProbeVerdict {
+    async fn probe(&self, vm: VmId, host: Option<&HostName>, kind: ProbeKind, timeout: Duration) -> ProbeVerdict {
         if self.panics.load(Ordering::SeqCst) {
             self.panicked.fetch_add(1, Ordering::SeqCst);
             panic!("told so");

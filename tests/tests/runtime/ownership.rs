@@ -1,13 +1,13 @@
 //! A shard that another node takes: whoever had it stops, and comes back only when it may.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use reeve_drivers::cloud::sim::CallKind;
 use reeve_ports::store::Stored;
-use reeve_ports::{Address, Bus, Message, RecordStore};
+use reeve_ports::{Address, Bus, Message, Queue, RecordStore};
 use reeve_protocol::admin::AdminReply;
 use reeve_protocol::command::{CommandKind, RefusalCode};
 use reeve_protocol::{ShardId, Span, VmId};
@@ -46,7 +46,8 @@ fn a_fenced_owner_writes_and_destroys_nothing_and_goes_on_when_it_owns_again() {
         assert_eq!(destroyed.count(), 0);
         let told = world.command("extend-elsewhere", vms[0], EXTEND).await;
         assert!(
-            matches!(&told, AdminReply::Refused(refusal) if refusal.code == RefusalCode::Unavailable),
+            matches!(&told, AdminReply::Refused(refusal)
+                if refusal.code == RefusalCode::Unavailable && refusal.message.contains("another node")),
             "whoever asks is told that it is not here: {told:?}"
         );
         world.coordination.give_back();
@@ -78,7 +79,17 @@ fn commands_for_a_shard_of_another_node_wait_in_its_queue() {
         publish("extend-1").await;
         until("the owner is fenced", || async { (world.store.fenced.load(Ordering::SeqCst) > 0).then_some(()) }).await;
         publish("extend-2").await;
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        // The other node finds both in the shard's queue, and dies with them.
+        let mut other = world.bus.consume(&Queue::Shard(ShardId::of(vm, SHARDS)), 10).await.unwrap();
+        let mut taken = Vec::new();
+        while taken.len() < 2 {
+            let next = tokio::time::timeout(Duration::from_secs(20), other.next()).await;
+            taken.push(next.expect("it comes to the shard's queue").unwrap());
+        }
+        let ids: BTreeSet<_> = taken.iter().filter_map(|delivery| delivery.message.message_id.as_deref()).collect();
+        assert_eq!(ids, BTreeSet::from(["extend-1", "extend-2"]));
+        drop(ids);
+        drop((taken, other));
         assert_eq!(world.bus.dead(0, 10).await.unwrap(), [], "nothing is given up");
         world.coordination.give_back();
         until("both are carried out, once", || async {

@@ -29,10 +29,8 @@ fn a_child_that_keeps_panicking_is_alerted_once_tried_on_and_cleared_when_it_wor
         until("it is exhausted", || async { is_alerted(&world, vm).await.then_some(()) }).await;
         let tries = world.probe.panicked.load(Ordering::SeqCst);
         assert_eq!(tries, 6, "the limit is five in a minute");
-        until("it is tried on", || async {
-            (world.probe.panicked.load(Ordering::SeqCst) >= tries + 2).then_some(())
-        })
-        .await;
+        until("it is tried on", || async { (world.probe.panicked.load(Ordering::SeqCst) >= tries + 2).then_some(()) })
+            .await;
         assert!(is_alerted(&world, vm).await);
         assert_eq!(count(&world, "reeve.supervision.exhausted").await, 1, "it is said once");
         // The alert outlives the supervisor that raised it, and is cleared by the next.

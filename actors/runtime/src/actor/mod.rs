@@ -211,3 +211,28 @@ pub(crate) fn spawn_vm(
     });
     OwnedVm(VmHandle(address))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_input_that_was_being_decided_leaves_its_sender_without_an_answer() {
+        let envelope = || {
+            let (sender, receiver) = oneshot::channel();
+            (Envelope::new(VmInput::Tick, Some(sender)), receiver)
+        };
+        let (waiting, mut answer) = envelope();
+        drop(waiting);
+        assert!(matches!(answer.try_recv(), Ok(InputReply::Unheard)));
+        let (mut deciding, mut answer) = envelope();
+        deciding.decide();
+        drop(deciding);
+        assert_eq!(answer.try_recv().err(), Some(oneshot::error::TryRecvError::Closed));
+        let (mut held, mut answer) = envelope();
+        held.decide();
+        held.wait();
+        drop(held);
+        assert!(matches!(answer.try_recv(), Ok(InputReply::Unheard)));
+    }
+}

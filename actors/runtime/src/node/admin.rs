@@ -16,7 +16,7 @@ use super::consumer::{answer_of, resolve_policy};
 use super::root::ToRoot;
 use super::router::Sending;
 use super::shard::{Found, ToShard};
-use crate::actor::{Told, ToVm, VmHandle};
+use crate::actor::{ToVm, Told, VmHandle};
 use crate::masking::masked;
 use crate::view;
 

@@ -34,8 +34,8 @@ use crate::actor::{
     ArbiterPool, End, Envelope, InputReply, Intensity, Limit, OwnedVm, ShardTerm, ToVm, VmHandle, VmLink, VmOwner,
     spawn_vm,
 };
-use crate::perform::Ownership;
 use crate::node::router::Standing;
+use crate::perform::Ownership;
 use crate::performer::Task;
 use crate::shared::Shared;
 

@@ -13,11 +13,11 @@ use reeve_protocol::admin::ActorView;
 use reeve_protocol::event::{Alert, Child};
 
 use super::VmSupervisor;
+use crate::actor::Told;
 use crate::actor::effect_worker::{EffectWorker, ToWorker};
 use crate::actor::intensity::{Intensity, Limit};
 use crate::actor::lease_timer::{LeaseTimer, ToTimer};
 use crate::actor::link::ChildLink;
-use crate::actor::Told;
 use crate::actor::poller::{Poller, Target, ToPoller};
 use crate::perform::EffectContext;
 use crate::performer::Job;

@@ -27,7 +27,7 @@ use reeve_protocol::observation::VmFacts;
 
 use self::children::Children;
 use self::commit::{Committed, commit, write_of};
-use super::{End, Envelope, InputReply, ShardTerm, Told, ToVm, VmHandle, VmLink};
+use super::{End, Envelope, InputReply, ShardTerm, ToVm, Told, VmHandle, VmLink};
 
 /// How many inputs wait for the outbox to have room. Past it senders are told to come again.
 const MAX_HELD: usize = 64;

@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 use futures::future::Either;
 use reeve_lifecycle::VmInput;
 use reeve_ports::{Delivery, Settlement};
-use reeve_protocol::{CloudName, ShardId};
 use reeve_protocol::openstack::{About, decode_with};
+use reeve_protocol::{CloudName, ShardId};
 
 use super::{HEADER_CLOUD, NOTIFICATION, forward, settle};
 use crate::node::router::{Delivered, Sending};
