@@ -308,7 +308,7 @@ fn the_answer_of_an_abandoned_step_is_over_and_changes_nothing() {
         let answer = Outcome::Done(world.natural(&world.effect()));
         world.ask(operator(), CommandKind::LeaseCancelEnd).unwrap();
         let before = world.rec.clone();
-        let verdict = world.input(reeve_lifecycle::VmInput::EffectDone { key, outcome: answer });
+        let verdict = world.input(VmInput::EffectDone { key, outcome: answer });
         assert_eq!(verdict, reeve_lifecycle::Verdict::Ignored(reeve_lifecycle::Ignored::Over));
         assert_eq!(world.rec, before);
     });
@@ -321,7 +321,7 @@ fn an_answer_that_comes_twice_counts_once() {
         let answer = Outcome::Done(world.natural(&world.effect()));
         world.answer(answer.clone());
         let before = world.rec.clone();
-        world.input(reeve_lifecycle::VmInput::EffectDone { key, outcome: answer });
+        world.input(VmInput::EffectDone { key, outcome: answer });
         assert_eq!(world.rec, before);
     });
 }
