@@ -20,6 +20,8 @@ use crate::trust::Course;
 const EVERY: Duration = Duration::from_secs(1);
 /// A look that comes this late comes after a suspend, in which the timers stood still.
 const LATE: Duration = Duration::from_secs(10);
+/// Between two words that the clock is trusted.
+const SAY_EVERY: Duration = Duration::from_secs(300);
 
 /// Watches for ever.
 pub(super) async fn run(shared: Arc<Shared>) {
@@ -27,6 +29,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut even_since = shared.clock.elapsed();
     // A predecessor may have crashed in doubt: its hold is in the records until this watch has seen the clock go evenly.
     let mut doubted = true;
+    let mut said_at = even_since;
     loop {
         let before = shared.clock.elapsed();
         shared.clock.sleep(EVERY).await;
@@ -47,9 +50,14 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 shared.router.broadcast(&Broadcast::Hold { cloud: None, hold: Hold::ClockUntrusted, begins: true });
             }
         }
-        if doubted && elapsed.saturating_sub(even_since) >= stable {
+        let even = elapsed.saturating_sub(even_since) >= stable;
+        if doubted && even {
             shared.trust.believe();
+        }
+        // Said again and again: a VM that was being started again does not hear what is said once.
+        if even && (doubted || elapsed.saturating_sub(said_at) >= SAY_EVERY) {
             doubted = false;
+            said_at = elapsed;
             shared.router.broadcast(&Broadcast::Hold { cloud: None, hold: Hold::ClockUntrusted, begins: false });
         }
     }

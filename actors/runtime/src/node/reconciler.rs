@@ -32,8 +32,6 @@ struct Listing {
 pub(super) async fn run(shared: Arc<Shared>, cloud: CloudName) {
     let name = Arc::new(cloud);
     let mut failures: u32 = 0;
-    // A predecessor may have left the hold in the records.
-    let mut held = true;
     let mut round: u32 = 0;
     loop {
         let listing = list(&shared, &name).await;
@@ -41,7 +39,6 @@ pub(super) async fn run(shared: Arc<Shared>, cloud: CloudName) {
             failures = failures.saturating_add(1);
             tracing::warn!(cloud = %name, failures, %why, "a listing is not complete");
             if failures >= shared.config.runtime.unreadable_after {
-                held = true;
                 hold(&shared, &name, true);
             }
         } else {
@@ -49,9 +46,9 @@ pub(super) async fn run(shared: Arc<Shared>, cloud: CloudName) {
             let Listing { asked_at, seen, .. } = listing;
             let absent = Broadcast::Listed { cloud: Arc::clone(&name), asked_at, seen: Arc::new(seen) };
             shared.router.broadcast(&absent);
-            if std::mem::take(&mut held) {
-                hold(&shared, &name, false);
-            }
+            // Said after every listing: a predecessor may have left the hold in the records, and a VM that was being
+            // started again does not hear what is said once.
+            hold(&shared, &name, false);
         }
         round = round.wrapping_add(1);
         let every = shared.config.runtime.reconcile_every.duration();
