@@ -64,7 +64,7 @@ fn what_a_later_version_has_is_refused_by_name() {
 #[test]
 fn a_lease_longer_than_the_cap_is_refused() {
     let message = refused("[policy.lab.lease]\nduration = \"400d\"\n");
-    assert!(message.starts_with("reeve.toml:2: policy.lab.lease.duration: is 1year"), "{message}");
+    assert!(message.starts_with("reeve.toml:2: policy.lab.lease.duration: is 400d"), "{message}");
     assert!(message.contains("longer than the cap lease.max_total"), "{message}");
 }
 

@@ -27,8 +27,13 @@ pub(crate) const TOPIC: &str = "versioned_notifications";
 
 static BROKER: Mutex<Option<RabbitMq>> = Mutex::const_new(None);
 
-/// The broker, running and without anything of an earlier test, for one test at a time.
-pub(crate) struct Broker(MutexGuard<'static, Option<RabbitMq>>);
+/// A broker that runs and has nothing of an earlier test.
+pub(crate) enum Broker {
+    /// The binary's, for one test at a time.
+    Shared(MutexGuard<'static, Option<RabbitMq>>),
+    /// For a test that kills it: quorum queues that RabbitMQ 3.10 makes after that may refuse every message.
+    Own(Box<RabbitMq>),
+}
 
 /// A bus on the broker.
 pub(crate) struct Fixture {
@@ -58,17 +63,27 @@ impl Broker {
                 }
             }
         }
-        let broker = Self(slot);
+        let broker = Self::Shared(slot);
         Client::new(&broker.url()).await.wipe().await;
         broker
     }
 
+    pub(crate) async fn own() -> Self {
+        Self::Own(Box::new(RabbitMq::start().await.expect("the broker starts")))
+    }
+
     pub(crate) fn url(&self) -> String {
-        self.0.as_ref().expect("started when it was taken").url()
+        match self {
+            Self::Shared(slot) => slot.as_ref().expect("started when it was taken").url(),
+            Self::Own(broker) => broker.url(),
+        }
     }
 
     pub(crate) fn get(&mut self) -> &mut RabbitMq {
-        self.0.as_mut().expect("started when it was taken")
+        match self {
+            Self::Shared(slot) => slot.as_mut().expect("started when it was taken"),
+            Self::Own(broker) => broker,
+        }
     }
 }
 

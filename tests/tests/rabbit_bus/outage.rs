@@ -81,9 +81,9 @@ async fn live_publishing_while_the_broker_is_away_fails_in_time_and_works_afterw
 #[tokio::test]
 async fn live_nothing_confirmed_is_lost_over_two_kills_of_the_broker() {
     const MESSAGES: usize = 2_000;
-    let mut fixture = Fixture::new().await;
-    let bus = fixture.bus.clone();
-    tokio::time::sleep(REGISTRATION_FLUSH).await;
+    let mut broker = Broker::own().await;
+    let bus = start(config(&broker.url()));
+    until_connected(&bus).await;
     let (to, queue) = (Address::Shard(ShardId(1)), Queue::Shard(ShardId(1)));
     let taken = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let mut publishers = JoinSet::new();
@@ -93,7 +93,7 @@ async fn live_nothing_confirmed_is_lost_over_two_kills_of_the_broker() {
             for n in 0..MESSAGES / 20 {
                 publish_until_taken(&bus, &to, format!("{lane}-{n}")).await;
                 taken.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                tokio::time::sleep(Duration::from_millis(30)).await;
             }
         });
     }
@@ -116,16 +116,17 @@ async fn live_nothing_confirmed_is_lost_over_two_kills_of_the_broker() {
         }
     });
     for share in [MESSAGES / 4, MESSAGES / 2] {
+        tokio::time::sleep(REGISTRATION_FLUSH).await;
         while taken.load(std::sync::atomic::Ordering::Relaxed) < share {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        fixture.broker.get().kill();
+        broker.get().kill();
         until(&bus, |status| !status.is_connected()).await;
-        fixture.broker.get().restart().await.expect("the broker starts again");
+        broker.get().restart().await.expect("the broker starts again");
     }
     tokio::time::timeout(PATIENCE * 4, publishers.join_all()).await.expect("every message is taken in the end");
     let consumed = tokio::time::timeout(PATIENCE * 6, consuming).await.expect("in time");
-    let waiting = Client::new(&fixture.broker.url()).await.waiting("reeve.shard.1").await;
+    let waiting = Client::new(&broker.url()).await.waiting("reeve.shard.1").await;
     assert!(consumed.is_ok(), "not every message that was taken came; {waiting} wait in the queue");
 }
 
