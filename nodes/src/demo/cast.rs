@@ -96,7 +96,8 @@ pub(super) fn policies(vms: usize) -> Result<Policies, PolicyError> {
     let at_the_end = LeasePolicy { warn_before: Vec::new(), grace: Span::from_secs(2), ..lease.clone() };
     let rest = Policy {
         health: HealthPolicy {
-            interval: Span::from_millis(500),
+            // Three misses last longer than the slowest guest boots: a VM that is starting is not down.
+            interval: Span::from_millis(700),
             timeout: Span::from_millis(400),
             ..HealthPolicy::default()
         },
