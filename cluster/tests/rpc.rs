@@ -12,7 +12,7 @@ use reeve_cluster::rpc::{
     BindError, CONNECTION, Envelope, Limits, MAX_FRAME_BYTES, Reply, RpcClient, RpcError, UnixServer, serve_connection,
 };
 use reeve_ports::AdminService;
-use reeve_protocol::admin::{ADMIN_FORMAT, AdminReply, AdminRequest, EventView};
+use reeve_protocol::admin::{ADMIN_FORMAT, AdminReply, AdminRequest, EventView, Principal};
 use reeve_protocol::codec;
 use reeve_protocol::command::RefusalCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -40,7 +40,7 @@ impl Fake {
 
 #[async_trait]
 impl AdminService for Fake {
-    async fn ask(&self, request: AdminRequest) -> AdminReply {
+    async fn ask(&self, _: &Principal, request: AdminRequest) -> AdminReply {
         let AdminRequest::DeadDrop(what) = request else { return AdminReply::Vms(Vec::new()) };
         match what {
             NEVER => std::future::pending().await,
@@ -60,7 +60,7 @@ impl AdminService for Fake {
 
 fn served(service: Arc<Fake>, limits: Limits) -> DuplexStream {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
-    tokio::spawn(serve_connection(theirs, service, limits));
+    tokio::spawn(serve_connection(theirs, service, Principal::local(), limits));
     ours
 }
 

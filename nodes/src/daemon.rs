@@ -18,7 +18,7 @@ use anyhow::Context;
 use reeve_cluster::rpc::UnixServer;
 use reeve_ports::{Address, AdminService, Bus, Clock, Message, SystemClock};
 use reeve_protocol::CloudName;
-use reeve_protocol::admin::AdminRequest;
+use reeve_protocol::admin::{AdminRequest, Principal};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -158,7 +158,7 @@ fn exit_at_once() -> ! {
 async fn watchdog(service: Arc<dyn AdminService>) {
     let Some(interval) = sd_notify::watchdog_enabled() else { return };
     loop {
-        match tokio::time::timeout(interval / 2, service.ask(AdminRequest::Node)).await {
+        match tokio::time::timeout(interval / 2, service.ask(&Principal::local(), AdminRequest::Node)).await {
             Ok(_) => tell_systemd(&[NotifyState::Watchdog]),
             Err(_) => tracing::error!("the node does not answer itself; systemd's watchdog is not told"),
         }

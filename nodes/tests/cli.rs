@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use reeve_cluster::rpc::UnixServer;
 use reeve_ports::AdminService;
 use reeve_protocol::admin::{
-    ActorView, AdminReply, AdminRequest, BackupView, DeadView, EventView, LeaseView, NodeView, VmView,
+    ActorView, AdminReply, AdminRequest, BackupView, DeadView, EventView, LeaseView, NodeView, Principal, VmView,
 };
 use reeve_protocol::command::{Accepted, CommandKind, Refusal, RefusalCode};
 use reeve_protocol::event::{BackupPurpose, CloudEvent};
@@ -252,7 +252,7 @@ impl Player {
 
 #[async_trait]
 impl AdminService for Player {
-    async fn ask(&self, request: AdminRequest) -> AdminReply {
+    async fn ask(&self, _: &Principal, request: AdminRequest) -> AdminReply {
         self.asked.lock().unwrap().push(request.clone());
         let missing = || AdminReply::Refused(Refusal::new(RefusalCode::NotFound, "there is no such VM"));
         let find = |id: VmId| self.vms.iter().find(|vm| vm.id == id).cloned();
@@ -299,6 +299,14 @@ impl AdminService for Player {
                 child_restarts: 0,
                 outbox: 0,
             })),
+            AdminRequest::NodeList
+            | AdminRequest::NodeShow(_)
+            | AdminRequest::NodeDrain(_)
+            | AdminRequest::NodeUndrain(_)
+            | AdminRequest::ShardList
+            | AdminRequest::ActorTreeOf(_)
+            | AdminRequest::Forwarded { .. }
+            | AdminRequest::Cancel(_) => AdminReply::Refused(Refusal::new(RefusalCode::Unavailable, "it plays alone")),
             // Nobody ever answers this one.
             AdminRequest::DeadDrop(9) => std::future::pending().await,
             AdminRequest::DeadReplay(_)

@@ -5,7 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{Accepted, Command, Refusal};
 use crate::event::{Alert, BackupPurpose, Child, CloudEvent};
-use crate::{BackupId, CloudName, Generation, HostName, NodeId, ProjectId, ShardId, Timestamp, UserId, VmId};
+use crate::{BackupId, CloudName, Epoch, Generation, HostName, NodeId, ProjectId, ShardId, Timestamp, UserId, VmId};
+
+mod role;
+
+pub use role::{Principal, Role, permit};
 
 /// The format byte of a request or a reply; see [`crate::codec`].
 pub const ADMIN_FORMAT: u8 = 1;
@@ -72,6 +76,27 @@ pub enum AdminRequest {
     },
     /// How the node is.
     Node,
+    /// The nodes of the cluster.
+    NodeList,
+    /// How another node is.
+    NodeShow(NodeId),
+    /// A node gives up its shards one after the other and gets no others.
+    NodeDrain(NodeId),
+    /// A node gets shards again.
+    NodeUndrain(NodeId),
+    /// The shards of the cluster.
+    ShardList,
+    /// The live actors of a node.
+    ActorTreeOf(NodeId),
+    /// What a node asks another in somebody's name. Whoever is asked answers from what it has itself.
+    Forwarded {
+        /// In whose name.
+        by: Principal,
+        /// What.
+        request: Box<AdminRequest>,
+    },
+    /// The call of this number is not waited for any more. Has no answer.
+    Cancel(u64),
 }
 
 /// The answer.
@@ -99,6 +124,10 @@ pub enum AdminReply {
     Node(Box<NodeView>),
     /// To anything that was refused.
     Refused(Refusal),
+    /// To `NodeList`.
+    Nodes(Vec<MemberView>),
+    /// To `ShardList`.
+    Shards(Vec<ShardView>),
 }
 
 /// A VM, as administrators see it.
@@ -267,4 +296,40 @@ pub struct NodeView {
     pub child_restarts: u64,
     /// How many unpublished events wait.
     pub outbox: u64,
+}
+
+/// A node of the cluster, as the others see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberView {
+    /// Its id.
+    pub id: NodeId,
+    /// `ready`, `draining`, `drained`, or `lost` for a drained node that does not live.
+    pub state: String,
+    /// Whether it is the leader.
+    pub leader: bool,
+    /// The version that it runs.
+    pub version: String,
+    /// Where its RPC listens, as `HOST:PORT`, if it does.
+    pub address: Option<String>,
+    /// Since when it is a member.
+    pub since: Option<Timestamp>,
+    /// How many shards it owns.
+    pub shards: u16,
+    /// How many VMs it supervises.
+    pub vms: u64,
+    /// How far its wall clock is ahead of the others' median, in milliseconds.
+    pub clock_skew_ms: Option<i64>,
+}
+
+/// A shard, as this node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardView {
+    /// Which.
+    pub id: ShardId,
+    /// The node that owns it.
+    pub owner: Option<NodeId>,
+    /// The owner's epoch.
+    pub epoch: Option<Epoch>,
+    /// The node that is to own it.
+    pub wanted: Option<NodeId>,
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, SinkExt, StreamExt};
 use reeve_ports::AdminService;
-use reeve_protocol::admin::AdminReply;
+use reeve_protocol::admin::{AdminReply, Principal};
 use reeve_protocol::command::{Refusal, RefusalCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
@@ -53,12 +53,13 @@ enum End {
 pub async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Send + 'static,
     service: Arc<dyn AdminService>,
+    by: Principal,
     limits: Limits,
 ) {
     let (read, write) = tokio::io::split(stream);
     let (replies, outgoing) = mpsc::channel(limits.in_flight);
     let mut writer = std::pin::pin!(write_replies(write, outgoing, limits.write));
-    let mut reader = std::pin::pin!(read_calls(read, service, replies, limits));
+    let mut reader = std::pin::pin!(read_calls(read, service, by, replies, limits));
     // Without a writer nobody can be answered: then reading on is pointless, and the calls under way end with it.
     tokio::select! {
         () = &mut reader => writer.await,
@@ -69,6 +70,7 @@ pub async fn serve_connection(
 async fn read_calls(
     read: impl AsyncRead + Unpin,
     service: Arc<dyn AdminService>,
+    by: Principal,
     replies: mpsc::Sender<Bytes>,
     limits: Limits,
 ) {
@@ -85,7 +87,7 @@ async fn read_calls(
             frame = next_frame(&mut frames, limits.idle) => frame,
         };
         match frame.and_then(|frame| frame::read(&frame).map_err(|error| End::Unreadable(error.to_string()))) {
-            Ok(call) => calls.spawn(answer(call, Arc::clone(&service), replies.clone(), limits.call)),
+            Ok(call) => calls.spawn(answer(call, Arc::clone(&service), by.clone(), replies.clone(), limits.call)),
             Err(end) => break end,
         };
     };
@@ -111,9 +113,15 @@ async fn next_frame<R: AsyncRead + Unpin>(
     }
 }
 
-async fn answer(call: Envelope, service: Arc<dyn AdminService>, replies: mpsc::Sender<Bytes>, longest: Duration) {
+async fn answer(
+    call: Envelope,
+    service: Arc<dyn AdminService>,
+    by: Principal,
+    replies: mpsc::Sender<Bytes>,
+    longest: Duration,
+) {
     let wait = Duration::from_millis(call.deadline_ms).min(longest);
-    let answer = AssertUnwindSafe(tokio::time::timeout(wait, service.ask(call.request))).catch_unwind().await;
+    let answer = AssertUnwindSafe(tokio::time::timeout(wait, service.ask(&by, call.request))).catch_unwind().await;
     let reply = match answer {
         Ok(Ok(reply)) => reply,
         Ok(Err(_)) => unavailable(format!("not answered within {} ms", wait.as_millis())),

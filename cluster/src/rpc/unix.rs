@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reeve_ports::AdminService;
-use reeve_protocol::admin::AdminReply;
+use reeve_protocol::admin::{AdminReply, Principal};
 use reeve_protocol::command::{Refusal, RefusalCode};
 use rustix::fs::{FlockOperation, Mode, flock};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -129,7 +129,7 @@ impl UnixServer {
             match accepted {
                 Ok((stream, _)) if connections.len() >= MAX_CONNECTIONS => turn_away(stream),
                 Ok((stream, _)) => {
-                    connections.spawn(serve_connection(stream, Arc::clone(&service), limits));
+                    connections.spawn(serve_connection(stream, Arc::clone(&service), Principal::local(), limits));
                 }
                 Err(error) => {
                     // Out of descriptors, most likely: it passes when a connection ends.

@@ -22,7 +22,7 @@ use reeve_drivers::SimConfig;
 use reeve_drivers::cloud::sim::SimCloud;
 use reeve_lifecycle::policy::POLICY_KEY;
 use reeve_ports::{AdminService, Bus, Clock, SystemClock, Vault};
-use reeve_protocol::admin::{AdminReply, AdminRequest};
+use reeve_protocol::admin::{AdminReply, AdminRequest, Principal};
 use reeve_protocol::event::CloudEvent;
 use reeve_protocol::{BackupId, ProjectId, Span, Timestamp, UserId, VmId};
 
@@ -177,12 +177,12 @@ impl Show {
 
     async fn kill_actors(&self, play: &Play) {
         for (vm, child) in self.people.victims() {
-            play.node.ask(AdminRequest::ActorKill { vm, child }).await;
+            play.node.ask(&Principal::local(), AdminRequest::ActorKill { vm, child }).await;
         }
     }
 
     async fn count_restarts(&mut self, play: &Play) {
-        if let AdminReply::Node(node) = play.node.ask(AdminRequest::Node).await {
+        if let AdminReply::Node(node) = play.node.ask(&Principal::local(), AdminRequest::Node).await {
             self.children_restarted += node.child_restarts;
         }
     }

@@ -202,7 +202,7 @@ impl World {
     }
 
     pub(crate) async fn ask(&self, request: AdminRequest) -> AdminReply {
-        self.node.ask(request).await
+        self.node.ask(&reeve_protocol::admin::Principal::local(), request).await
     }
 
     pub(crate) async fn list(&self) -> Vec<VmView> {

@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use reeve_lifecycle::{VmInput, VmRecord};
 use reeve_ports::{AdminService, BusError, DeadLetter};
-use reeve_protocol::admin::{ActorView, AdminReply, AdminRequest, DeadView, EventView, MAX_LIMIT, NodeView, VmView};
+use reeve_protocol::admin::{
+    ActorView, AdminReply, AdminRequest, DeadView, EventView, MAX_LIMIT, NodeView, Principal, VmView, permit,
+};
 use reeve_protocol::command::{Command, Refusal, RefusalCode};
 use reeve_protocol::{ShardId, Timestamp, VmId};
 use tokio::sync::oneshot;
@@ -29,7 +31,10 @@ type Answer = Result<AdminReply, Refusal>;
 
 #[async_trait]
 impl AdminService for NodeHandle {
-    async fn ask(&self, request: AdminRequest) -> AdminReply {
+    async fn ask(&self, by: &Principal, request: AdminRequest) -> AdminReply {
+        if let Err(refusal) = permit(by, &request) {
+            return AdminReply::Refused(refusal);
+        }
         // Real time, as in `stop`.
         match tokio::time::timeout(PATIENCE, Box::pin(self.answer(request))).await {
             Ok(Ok(reply)) => reply,
@@ -89,6 +94,14 @@ impl NodeHandle {
                 self.end(vm, ToVm::Restart(child, reply), told).await
             }
             AdminRequest::Node => Ok(AdminReply::Node(Box::new(self.node().await))),
+            AdminRequest::NodeList
+            | AdminRequest::NodeShow(_)
+            | AdminRequest::NodeDrain(_)
+            | AdminRequest::NodeUndrain(_)
+            | AdminRequest::ShardList
+            | AdminRequest::ActorTreeOf(_)
+            | AdminRequest::Forwarded { .. }
+            | AdminRequest::Cancel(_) => Err(unavailable("this node runs without a cluster")),
         }
     }
 

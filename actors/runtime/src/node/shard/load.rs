@@ -46,7 +46,7 @@ pub(super) async fn loading(shared: Arc<Shared>, shard: ShardId, owner: ActorRef
                     return;
                 }
             }
-            Err(error @ CoordinationError::Unavailable(_)) => {
+            Err(error @ (CoordinationError::Unavailable(_) | CoordinationError::Refused(_))) => {
                 tracing::warn!(%shard, %error, "the shard cannot be claimed; it is tried again");
             }
         }
