@@ -4,6 +4,7 @@
 //! together out of the parts that the configuration names.
 
 pub mod assemble;
+pub mod cert;
 pub mod cli;
 pub mod config;
 pub mod daemon;

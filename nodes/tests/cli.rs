@@ -13,7 +13,8 @@ use async_trait::async_trait;
 use reeve_cluster::rpc::UnixServer;
 use reeve_ports::AdminService;
 use reeve_protocol::admin::{
-    ActorView, AdminReply, AdminRequest, BackupView, DeadView, EventView, LeaseView, NodeView, Principal, VmView,
+    ActorView, AdminReply, AdminRequest, BackupView, DeadView, EventView, LeaseView, MemberView, NodeView, Principal,
+    ShardView, VmView,
 };
 use reeve_protocol::command::{Accepted, CommandKind, Refusal, RefusalCode};
 use reeve_protocol::event::{BackupPurpose, CloudEvent};
@@ -34,6 +35,9 @@ fn a_wrong_use_is_answered_with_status_2() {
         &["actor", "kill", "vm/x/plumber"],
         &["vm", "list", "--endpoint", "tls://h:7471"],
         &["vm", "list", "--endpoint", "/run/x"],
+        &["vm", "list", "--endpoint", "tls://h:7471", "--cert", "c", "--key", "k"],
+        &["node", "drain", "n", "--wait", "--no-wait"],
+        &["cert", "issue", "--dir", "d", "--role", "root", "--name", "n"],
         &["host"],
         &["repair", "list"],
     ] {
@@ -50,7 +54,9 @@ fn a_wrong_use_is_answered_with_status_2() {
 fn help_and_version_are_no_errors() {
     let output = run(&["--help"]);
     assert_eq!(status(&output), 0);
-    for command in ["dev", "control", "config", "decode", "vm", "lease", "health", "backup", "node", "actor", "event"] {
+    for command in
+        ["dev", "control", "config", "decode", "vm", "lease", "health", "backup", "node", "shard", "actor", "event"]
+    {
         assert!(printed(&output).contains(&format!("\n  {command} ")), "{command}");
     }
     assert_eq!(printed(&run(&["--version"])), format!("reeve {}\n", env!("CARGO_PKG_VERSION")));
@@ -223,6 +229,27 @@ impl Player {
         }
     }
 
+    /// Three nodes: n1 gives up one shard each time it is looked at, n2 stays as it is, and n3 was undrained.
+    fn members(&self) -> Vec<MemberView> {
+        let asked = self.asked.lock().unwrap();
+        let looks = asked.iter().filter(|request| matches!(request, AdminRequest::NodeList)).count();
+        let left = 3_u16.saturating_sub(u16::try_from(looks).unwrap());
+        let member = |id: &str, state: &str, shards: u16| MemberView {
+            id: NodeId::new(id).unwrap(),
+            state: state.into(),
+            leader: id == "n2",
+            version: "0.1.0".into(),
+            address: Some(format!("{id}.example:7471")),
+            since: Some(SINCE.parse().unwrap()),
+            shards,
+            vms: 7,
+            clock_skew_ms: Some(-12),
+        };
+        let drained = if left == 0 { "drained" } else { "draining" };
+        let undrained = if looks > 1 { "ready" } else { "draining" };
+        vec![member("n1", drained, left), member("n2", "draining", 5), member("n3", undrained, 9)]
+    }
+
     fn events(&self, subject: Option<&str>, after: Option<u64>) -> Vec<EventView> {
         let event = |position: u64, vm: &VmView, kind: &str, data: Value| {
             let event = CloudEvent {
@@ -299,14 +326,32 @@ impl AdminService for Player {
                 child_restarts: 0,
                 outbox: 0,
             })),
-            AdminRequest::NodeList
-            | AdminRequest::NodeShow(_)
-            | AdminRequest::NodeDrain(_)
-            | AdminRequest::NodeUndrain(_)
-            | AdminRequest::ShardList
-            | AdminRequest::ActorTreeOf(_)
-            | AdminRequest::Forwarded { .. }
-            | AdminRequest::Cancel(_) => AdminReply::Refused(Refusal::new(RefusalCode::Unavailable, "it plays alone")),
+            AdminRequest::NodeList => AdminReply::Nodes(self.members()),
+            AdminRequest::ShardList => AdminReply::Shards(
+                (0..3)
+                    .map(|number| ShardView {
+                        id: ShardId(number),
+                        owner: (number > 0).then(|| NodeId::new("n1").unwrap()),
+                        epoch: (number > 0).then_some(reeve_protocol::Epoch(42)),
+                        wanted: Some(NodeId::new("n2").unwrap()),
+                    })
+                    .collect(),
+            ),
+            AdminRequest::NodeUndrain(node) | AdminRequest::NodeDrain(node) if node.as_str() == "nobody" => {
+                AdminReply::Refused(Refusal::new(RefusalCode::NotFound, "there is no such node"))
+            }
+            AdminRequest::NodeDrain(_) | AdminRequest::NodeUndrain(_) => AdminReply::Done,
+            AdminRequest::ActorTreeOf(node) => AdminReply::Actors(Box::new(ActorView {
+                name: format!("node/{node}"),
+                state: "running".into(),
+                restarts: 0,
+                since: at,
+                mailbox: None,
+                children: Vec::new(),
+            })),
+            AdminRequest::NodeShow(_) | AdminRequest::Forwarded { .. } | AdminRequest::Cancel(_) => {
+                AdminReply::Refused(Refusal::new(RefusalCode::Unavailable, "it plays alone"))
+            }
             // Nobody ever answers this one.
             AdminRequest::DeadDrop(9) => std::future::pending().await,
             AdminRequest::DeadReplay(_)
@@ -473,6 +518,61 @@ fn dead_letters_actors_and_the_node_are_shown() {
     assert_eq!(stage.json(&["health", "show", "web"])["health"], "up");
     let (_, out, _) = stage.run(&["node", "show", "-o", "yaml"]);
     assert!(out.contains("cluster: standalone\n"), "{out}");
+}
+
+#[test]
+fn nodes_and_shards_are_listed() {
+    let stage = Stage::new();
+    let (status, out, _) = stage.run(&["node", "list"]);
+    assert_eq!(status, 0);
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(
+        lines[0].split_whitespace().collect::<Vec<_>>().join(" "),
+        "ID STATE ROLE VERSION ADDRESS SINCE SHARDS VMS CLOCK"
+    );
+    assert!(
+        lines[2].contains("leader") && lines[2].contains("n2.example:7471") && lines[2].ends_with("-12 ms"),
+        "{out}"
+    );
+    assert_eq!(stage.json(&["node", "list"])[1]["leader"], true);
+    assert_eq!(stage.run(&["node", "list", "-q"]).1, "n1\nn2\nn3\n");
+    assert_eq!(stage.run(&["node", "show", "n2"]).0, 6);
+    let (_, out, _) = stage.run(&["shard", "list"]);
+    assert_eq!(
+        out,
+        "SHARD  OWNER  EPOCH  WANTED\n0      -      -      n2\n1      n1     42     n2\n2      n1     42     n2\n"
+    );
+    assert_eq!(stage.json(&["shard", "list"])[1]["epoch"], 42);
+    assert_eq!(stage.json(&["actor", "tree", "node/n2"])["name"], "node/n2");
+}
+
+#[test]
+fn a_drain_is_followed_until_the_node_owns_nothing() {
+    let stage = Stage::new();
+    let (status, out, said) = stage.run(&["node", "drain", "n1"]);
+    assert_eq!((status, out.as_str(), said.as_str()), (0, "", "node n1 owns no shard\n"));
+    assert!(stage.asked.lock().unwrap().len() >= 4);
+    let (status, _, said) = stage.run(&["node", "drain", "n2", "--wait-for", "10ms"]);
+    assert_eq!((status, said.starts_with("error: node n2 still owns 5 shards")), (7, true), "{said}");
+    let stage = Stage::new();
+    let (status, _, said) = stage.run(&["node", "drain", "n3"]);
+    assert_eq!((status, said.contains("undrained it meanwhile")), (5, true), "{said}");
+    assert_eq!(stage.run(&["node", "drain", "nobody"]).0, 3);
+    let (status, _, said) = stage.run(&["node", "drain", "n2", "--no-wait"]);
+    assert_eq!((status, said.as_str()), (0, "node n2 hands its shards over\n"));
+    assert_eq!(stage.run(&["node", "undrain", "n2"]).0, 0);
+}
+
+#[test]
+fn endpoints_are_tried_in_turn() {
+    let stage = Stage::new();
+    let nowhere = tempfile::tempdir().unwrap();
+    let none = format!("unix:{}", nowhere.path().join("none").display());
+    let both = format!("{none},{}", stage.endpoint);
+    assert_eq!(status(&run(&["node", "show", "--endpoint", &both])), 0);
+    let neither = run(&["node", "show", "--endpoint", &format!("{none},{none}")]);
+    assert_eq!(status(&neither), 6);
+    assert!(said(&neither).starts_with("error: no node answers ("), "{}", said(&neither));
 }
 
 #[test]

@@ -152,6 +152,10 @@ fn a_control_node_tells_systemd_that_it_runs_and_stops() {
     };
     assert_eq!(told(), "READY=1");
     assert_eq!(node.ok(&["node", "show"])["id"], "n1");
+    node.signal("-HUP");
+    let reloading = told();
+    assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
+    assert_eq!(told(), "READY=1");
     node.signal("-TERM");
     assert_eq!(told(), "STOPPING=1");
     let mut log = String::new();
@@ -161,6 +165,83 @@ fn a_control_node_tells_systemd_that_it_runs_and_stops() {
         serde_json::from_str::<Value>(line).unwrap_or_else(|_| panic!("{line}"));
     }
     assert!(log.contains("\"stopped\""));
+}
+
+/// The authority of cluster `standalone` in a folder, with a node's, a viewer's and an admin's certificate.
+fn certify(folder: &Path) {
+    let folder = folder.to_str().unwrap();
+    let cert = |arguments: &[&str]| {
+        let output = run(&[&["cert"][..], arguments, &["--dir", folder]].concat());
+        assert_eq!(status(&output), 0, "{}", said(&output));
+    };
+    cert(&["init", "--cluster", "standalone"]);
+    for (role, name) in [("node", "n1"), ("viewer", "vic"), ("admin", "ann")] {
+        cert(&["issue", "--role", role, "--name", name]);
+    }
+}
+
+#[test]
+fn a_node_answers_everybody_with_a_certificate_as_its_role_allows() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pki, other) = (folder.path().join("pki"), folder.path().join("other"));
+    certify(&pki);
+    certify(&other);
+    // A port that is free now; whoever takes it meanwhile lets the test fail, not pass.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let config = folder.path().join("reeve.toml");
+    let file = |name: &str| pki.join(name);
+    let text = format!(
+        "[node]\nid = \"n1\"\ndata_dir = {:?}\n[rpc]\nlisten = \"{address}\"\ncert = {:?}\nkey = {:?}\nca = {:?}\n\
+         [[cloud]]\nname = \"lab\"\ndriver = \"sim\"\nvms = 1\n",
+        folder.path().join("data"),
+        file("n1.pem"),
+        file("n1.key"),
+        file("ca.pem"),
+    );
+    std::fs::write(&config, &text).unwrap();
+    let mut command = reeve(&["control", "--config", config.to_str().unwrap()]);
+    let child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let endpoint = format!("unix:{}", folder.path().join("data/reeve.sock").display());
+    let mut node = Node { child, endpoint, greeting: String::new() };
+    let vms = node.until("its VM", |node| Some(node.run(&["vm", "list"]).1).filter(|vms| vms[0]["id"].is_string()));
+    let vm = vms[0]["id"].as_str().unwrap();
+
+    let ask = |pki: &Path, who: &str, arguments: &[&str]| {
+        let endpoint = format!("tls://{address}");
+        let path = |name: String| pki.join(name).to_str().unwrap().to_owned();
+        let (cert, key, ca) = (path(format!("{who}.pem")), path(format!("{who}.key")), path("ca.pem".into()));
+        let identity = ["--endpoint", &endpoint, "--cert", &cert, "--key", &key, "--ca", &ca];
+        let output = run(&[arguments, &identity].concat());
+        (status(&output), printed(&output), said(&output))
+    };
+    let (code, out, why) = ask(&pki, "vic", &["node", "show", "-o", "json"]);
+    assert_eq!(code, 0, "{why}");
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["id"], "n1");
+    let (code, _, why) = ask(&pki, "vic", &["lease", "extend", vm, "--by", "1d"]);
+    assert_eq!((code, why.contains("vic is viewer, and this needs operator")), (4, true), "{why}");
+    let (code, _, why) = ask(&pki, "ann", &["lease", "extend", vm, "--by", "1d"]);
+    assert_eq!(code, 0, "{why}");
+    let (code, _, why) = ask(&other, "ann", &["node", "show"]);
+    assert_eq!(code, 6, "of another authority: {why}");
+
+    // The authority is replaced; whoever was certified by the new one is known after a reload.
+    for name in ["ca.pem", "n1.pem", "n1.key"] {
+        std::fs::copy(other.join(name), pki.join(name)).unwrap();
+    }
+    node.signal("-HUP");
+    let (code, _, why) = node.until("an answer by the new certificates", |_| {
+        Some(ask(&other, "ann", &["node", "show"])).filter(|(code, ..)| *code == 0)
+    });
+    assert_eq!(code, 0, "{why}");
+    node.signal("-TERM");
+    let mut log = String::new();
+    std::io::Read::read_to_string(&mut node.child.stderr.take().unwrap(), &mut log).unwrap();
+    assert_eq!(node.exit(), Some(0), "{log}");
+    assert!(log.contains("the certificates are read again"), "{log}");
+
+    std::fs::write(&config, text.replace("n1.pem", "vic.pem").replace("n1.key", "vic.key")).unwrap();
+    let refused = run(&["control", "--config", config.to_str().unwrap()]);
+    assert!(status(&refused) == 1 && said(&refused).contains("rpc.listen"), "{}", said(&refused));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::command::{Accepted, Command, Refusal};
 use crate::event::{Alert, BackupPurpose, Child, CloudEvent};
 use crate::{BackupId, CloudName, Epoch, Generation, HostName, NodeId, ProjectId, ShardId, Timestamp, UserId, VmId};
 
+mod forwarded;
 mod role;
 
 pub use role::{Principal, Role, permit};
@@ -93,6 +94,7 @@ pub enum AdminRequest {
         /// In whose name.
         by: Principal,
         /// What.
+        #[serde(deserialize_with = "forwarded::within")]
         request: Box<AdminRequest>,
     },
     /// The call of this number is not waited for any more. Has no answer.

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{BackupId, CloudName, EventId, HostName, NodeId, ProjectId, Span, Timestamp, VmId};
 
+mod cluster;
 mod kind;
 
+pub use cluster::{ClusterEvent, ClusterEventKind};
 pub use kind::{Alert, BackupPurpose, Child, EventKind, LeaseEndReason, Offer, Origin};
 
 /// Something that happened to a VM.

@@ -1,4 +1,6 @@
 //! Harness, scenarios, chaos, simulation and tidy checks.
 
+pub mod chaos;
 pub mod harness;
+pub mod sim_cloud;
 pub mod simulation;

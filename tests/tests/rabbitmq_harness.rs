@@ -1,5 +1,7 @@
 //! The harness's RabbitMQ is a real broker: it confirms, keeps what is durable over a restart, and speaks TLS.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use futures::StreamExt;
 use lapin::options::{
@@ -9,12 +11,14 @@ use lapin::options::{
 use lapin::tcp::OwnedTLSConfig;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
-use reeve_tests::harness::RabbitMq;
 use reeve_tests::harness::rabbitmq::REGISTRATION_FLUSH;
+use reeve_tests::harness::{RabbitCluster, RabbitMq};
+use tokio::time::{sleep, timeout};
 
 const QUEUE: &str = "harness.durable";
 const TRANSIENT: &str = "harness.transient";
 const PERSISTENT: u8 = 2;
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn live_durable_messages_survive_a_restart_and_transient_exchanges_do_not() -> anyhow::Result<()> {
@@ -47,7 +51,7 @@ async fn live_confirmed_messages_survive_a_broker_that_is_killed() -> anyhow::Re
     declare_quorum_queue(&channel).await?;
     publish(&channel, "", QUEUE, b"kept").await?;
 
-    tokio::time::sleep(REGISTRATION_FLUSH).await;
+    sleep(REGISTRATION_FLUSH).await;
     rabbit.kill();
     assert!(connect(&rabbit).await.is_err());
     rabbit.restart().await?;
@@ -71,8 +75,63 @@ async fn live_tls_is_trusted_through_the_private_authority_alone() -> anyhow::Re
     Ok(())
 }
 
+/// As long as two of three are there, a quorum queue takes and gives.
+#[tokio::test]
+async fn live_a_quorum_queue_of_three_brokers_survives_the_end_of_one() -> anyhow::Result<()> {
+    let mut rabbits = RabbitCluster::start(3).await?;
+    let first = connect_to(&rabbits.url(0)).await?;
+    let channel = first.create_channel().await?;
+    declare_quorum_queue(&channel).await?;
+    publish(&channel, "", QUEUE, b"before").await?;
+    sleep(REGISTRATION_FLUSH).await;
+
+    // Its leader: a queue is led where it was declared.
+    rabbits.kill(0);
+    let second = connect_to(&rabbits.url(1)).await?;
+    // A channel whose first publish found no leader goes on refusing after the election (3.10.8), a new one does not.
+    let publishing = async {
+        loop {
+            let channel = second.create_channel().await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            if publish(&channel, "", QUEUE, b"without it").await.is_ok() {
+                return anyhow::Ok(());
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+    };
+    timeout(PATIENCE, publishing).await.with_context(|| rabbits.log_tail(1))??;
+    rabbits.restart(0).await?;
+    rabbits.stop(1).await?;
+
+    let third = connect_to(&rabbits.url(2)).await?;
+    let channel = third.create_channel().await?;
+    let consumed = timeout(PATIENCE, consume(&channel, 2)).await.with_context(|| rabbits.log_tail(2))??;
+    assert_eq!(consumed, [b"before".to_vec(), b"without it".to_vec()]);
+    Ok(())
+}
+
+/// The connection stays open and blocked, as with a disk that is really full.
+#[tokio::test]
+async fn live_a_full_disk_blocks_publishers_until_there_is_room() -> anyhow::Result<()> {
+    let rabbit = RabbitMq::start().await?;
+    let connection = connect(&rabbit).await?;
+    let channel = connection.create_channel().await?;
+    declare_quorum_queue(&channel).await?;
+    rabbit.fill_disk().await?;
+    let mut blocked = Box::pin(publish(&channel, "", QUEUE, b"patient"));
+    let waited = timeout(Duration::from_secs(1), &mut blocked).await;
+    assert!(waited.is_err(), "a full broker took a message: {waited:?}");
+    rabbit.free_disk().await?;
+    blocked.await?;
+    Ok(())
+}
+
+async fn connect_to(url: &str) -> lapin::Result<Connection> {
+    Connection::connect(url, ConnectionProperties::default()).await
+}
+
 async fn connect(rabbit: &RabbitMq) -> lapin::Result<Connection> {
-    Connection::connect(&rabbit.url(), ConnectionProperties::default()).await
+    connect_to(&rabbit.url()).await
 }
 
 async fn connect_tls(rabbit: &RabbitMq, cert_chain: Option<String>) -> lapin::Result<Connection> {

@@ -364,6 +364,61 @@ impl Effect {
         }
     }
 
+    /// The backup that it names.
+    #[must_use]
+    pub const fn backup(&self) -> Option<BackupId> {
+        match self {
+            Self::SnapshotDisk { backup, .. }
+            | Self::StoreDisk { backup, .. }
+            | Self::SealBackup { backup, .. }
+            | Self::VerifyBackup { backup }
+            | Self::DropSnapshots { backup, .. }
+            | Self::DeleteBackup { backup }
+            | Self::RestoreInPlace { backup }
+            | Self::Launch { backup, .. } => Some(*backup),
+            Self::Notify { .. }
+            | Self::TakeInventory
+            | Self::Start
+            | Self::Stop
+            | Self::HardReboot
+            | Self::Suspend
+            | Self::Resume
+            | Self::DeleteServer
+            | Self::DeleteVolume { .. }
+            | Self::ReleaseAddress { .. }
+            | Self::Introduce { .. }
+            | Self::Retest { .. } => None,
+        }
+    }
+
+    /// Whether it changes something in a cloud or a vault: what a predecessor began may still be on its way there.
+    #[must_use]
+    pub const fn changes_the_world(&self) -> bool {
+        match self {
+            Self::Start
+            | Self::Stop
+            | Self::HardReboot
+            | Self::Suspend
+            | Self::Resume
+            | Self::SnapshotDisk { .. }
+            | Self::StoreDisk { .. }
+            | Self::SealBackup { .. }
+            | Self::DropSnapshots { .. }
+            | Self::DeleteBackup { .. }
+            | Self::DeleteServer
+            | Self::DeleteVolume { .. }
+            | Self::ReleaseAddress { .. }
+            | Self::RestoreInPlace { .. }
+            | Self::Launch { .. } => true,
+            // A notice is delivered at least once, and an introduction is a message to another record.
+            Self::Notify { .. }
+            | Self::TakeInventory
+            | Self::VerifyBackup { .. }
+            | Self::Introduce { .. }
+            | Self::Retest { .. } => false,
+        }
+    }
+
     /// Whether it destroys or replaces something: its owner confirms its epoch right before.
     #[must_use]
     pub const fn is_destructive(&self) -> bool {

@@ -97,26 +97,8 @@ fn background_done(d: &mut Draft, key: EffectKey, outcome: Outcome) {
 
 /// A part of a backup that goes is removed: the entry goes with the last part, because it says which disks there were.
 fn removed_in_part(d: &mut Draft, backup: BackupId) {
-    let is_left = |effect: &Effect| match effect {
-        Effect::DeleteBackup { backup: id } | Effect::DropSnapshots { backup: id, .. } => *id == backup,
-        Effect::Notify { .. }
-        | Effect::TakeInventory
-        | Effect::Start
-        | Effect::Stop
-        | Effect::HardReboot
-        | Effect::Suspend
-        | Effect::Resume
-        | Effect::SnapshotDisk { .. }
-        | Effect::StoreDisk { .. }
-        | Effect::SealBackup { .. }
-        | Effect::VerifyBackup { .. }
-        | Effect::DeleteServer
-        | Effect::DeleteVolume { .. }
-        | Effect::ReleaseAddress { .. }
-        | Effect::RestoreInPlace { .. }
-        | Effect::Launch { .. }
-        | Effect::Introduce { .. }
-        | Effect::Retest { .. } => false,
+    let is_left = |effect: &Effect| {
+        matches!(effect, Effect::DeleteBackup { .. } | Effect::DropSnapshots { .. }) && effect.backup() == Some(backup)
     };
     if d.rec.effects.iter().any(|pending| is_left(&pending.effect)) {
         return;

@@ -82,13 +82,13 @@ pub trait Coordination: Send + Sync + 'static {
     /// ends when the one before was released.
     async fn until_unwanted(&self, shard: ShardId) {
         let _ = shard;
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Waits until this claim is known to be over without a release: nothing may be done under it any more.
     async fn until_lost(&self, shard: ShardId, epoch: Epoch) {
         let _ = (shard, epoch);
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Whether this node may act as an owner now. Costs nothing, asks nobody: the right ends by the boot-time clock.

@@ -125,6 +125,11 @@ pub struct RuntimeConfig {
     pub caps: Caps,
     /// When the wall clock is trusted.
     pub clock: ClockLimits,
+    /// How long after a claim the effects that a predecessor left wait before they change the world: its last call may
+    /// still be on its way. In a cluster at least `timeouts.call`; zero (the default) where nobody else acts.
+    pub quarantine: Duration,
+    /// How many VMs a second go on with what they missed after a start or a takeover; 0 sets no limit. Default 500.
+    pub wakeups_per_second: u32,
     /// Which notifications are read of each cloud; both families of a cloud that is not named.
     pub notifications: BTreeMap<CloudName, Notifications>,
 }
@@ -140,6 +145,8 @@ impl Default for RuntimeConfig {
             timeouts: Timeouts::default(),
             caps: Caps::default(),
             clock: ClockLimits::default(),
+            quarantine: Duration::ZERO,
+            wakeups_per_second: 500,
             notifications: BTreeMap::new(),
         }
     }

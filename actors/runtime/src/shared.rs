@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use reeve_lifecycle::Policies;
-use reeve_ports::{Bus, Clock, Coordination, RecordStore};
-use reeve_protocol::Timestamp;
+use reeve_ports::{Bus, Clock, Coordination, Peers, RecordStore};
 use reeve_protocol::event::EventSource;
+use reeve_protocol::{ShardId, Timestamp};
 use tokio::sync::watch;
 
 use crate::config::NodeConfig;
 use crate::node::outbox::Unpublished;
 use crate::node::router::{Router, Standing};
+use crate::pacer::Pacer;
 use crate::perform::Ports;
 use crate::performer::Performer;
 use crate::trust::ClockTrust;
@@ -32,7 +33,12 @@ pub(crate) struct Shared {
     pub(crate) unpublished: Unpublished,
     pub(crate) counters: Counters,
     pub(crate) since: Timestamp,
-    pub(crate) stopping: Stopping,
+    pub(crate) stopping: Over,
+    /// Slots for what was missed.
+    pub(crate) pacer: Pacer,
+    /// Slots for what waited out the quarantine.
+    pub(crate) quarantine_pacer: Pacer,
+    pub(crate) peers: Arc<dyn Peers>,
     /// The multi-thread runtime: whatever waits or computes for long runs there, never on an arbiter.
     pub(crate) tokio: tokio::runtime::Handle,
 }
@@ -42,20 +48,19 @@ pub(crate) struct Shared {
 pub(crate) struct Counters {
     /// Children and supervisors restarted.
     pub(crate) child_restarts: AtomicU64,
+    /// Supervisors that run now.
+    pub(crate) vms: AtomicI64,
     /// Events in all outboxes now.
     pub(crate) outbox: AtomicI64,
     /// Foreign messages that are not about a VM's life.
     pub(crate) not_about_vms: AtomicU64,
 }
 
-/// Tells those who wait without limit that the node stops.
-pub(crate) struct Stopping(watch::Sender<bool>);
+/// Tells those who wait without limit that it is over: that the node stops, or that a term has ended.
+#[derive(Debug, Default)]
+pub(crate) struct Over(watch::Sender<bool>);
 
-impl Stopping {
-    pub(crate) fn new() -> Self {
-        Self(watch::Sender::new(false))
-    }
-
+impl Over {
     /// From now on nobody waits any longer.
     pub(crate) fn begin(&self) {
         self.0.send_replace(true);
@@ -69,14 +74,27 @@ impl Stopping {
     pub(crate) async fn begun(&self) {
         let mut receiver = self.0.subscribe();
         // The sender lives in `self`, which this future borrows.
-        receiver.wait_for(|stopping| *stopping).await.expect("the sender is alive");
+        receiver.wait_for(|over| *over).await.expect("the sender is alive");
     }
 }
 
 impl Shared {
     /// Whether what is for a shard is taken in here: it is owned, or being claimed and nobody is known to own it. A node
     /// without a cluster owns all of them.
-    pub(crate) fn owns(&self, shard: reeve_protocol::ShardId) -> bool {
-        self.router.standing(shard) != Standing::Elsewhere
+    pub(crate) fn takes(&self, shard: ShardId) -> bool {
+        self.router.standing(shard).takes()
+    }
+
+    /// Whether the VMs of a shard are supervised here.
+    pub(crate) fn owns(&self, shard: ShardId) -> bool {
+        self.router.standing(shard) == Standing::Owned
+    }
+
+    /// Whether another node owns a shard or is to own it, as far as the coordination knows without asking.
+    pub(crate) fn is_elsewhere(&self, shard: ShardId) -> bool {
+        let shards = self.coordination.cluster().shards;
+        let Some(view) = shards.get(usize::from(shard.0)) else { return false };
+        let me = &self.config.node;
+        view.owner.as_ref().or(view.wanted.as_ref()).is_some_and(|node| node != me)
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct ClockTrust {
     /// The same when the wall clock was last believed.
     believed_ms: AtomicI64,
     doubted: AtomicBool,
+    /// It went evenly, like those of the others, for long enough.
+    settled: AtomicBool,
 }
 
 /// How the wall clock went since the last look.
@@ -47,6 +49,7 @@ impl ClockTrust {
             seen_ms: AtomicI64::new(offset),
             believed_ms: AtomicI64::new(offset),
             doubted: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
         }
     }
 
@@ -59,6 +62,11 @@ impl ClockTrust {
         } else {
             self.clock.now()
         }
+    }
+
+    /// Finds a leap before something is done that cannot be undone.
+    pub(crate) fn look_for_a_leap(&self) {
+        self.doubt_a_leap(offset(self.clock.as_ref()));
     }
 
     /// Looks how the clock went since the last look.
@@ -80,6 +88,16 @@ impl ClockTrust {
 
     pub(crate) fn is_doubted(&self) -> bool {
         self.doubted.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing speaks against the clock since it went evenly for long enough.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Relaxed)
+    }
+
+    /// What the watch makes of the clock.
+    pub(crate) fn settle(&self, settled: bool) {
+        self.settled.store(settled, Ordering::Relaxed);
     }
 
     /// Believes the clock again.

@@ -16,9 +16,12 @@ use tokio::task::JoinSet;
 use tokio_util::codec::{FramedRead, FramedWrite};
 
 use super::frame::{self, CONNECTION, Envelope, Reply};
+use super::tls::alert;
 
 /// How many calls of one client may be in flight; more wait. The server's own bound is the same.
 const MAX_IN_FLIGHT: usize = 64;
+/// How many frames may wait to be written: the calls, and as many cancellations.
+const MAX_OUTGOING: usize = 2 * MAX_IN_FLIGHT;
 /// How long a last reply is awaited after writing failed.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -31,6 +34,17 @@ pub enum RpcError {
         /// Where.
         endpoint: String,
         /// What the system says.
+        why: String,
+    },
+    /// The own certificate, key or authorities cannot be used.
+    #[error("{0}")]
+    Files(String),
+    /// Somebody else answers there.
+    #[error("{endpoint} is not trusted: {why}")]
+    Untrusted {
+        /// Where.
+        endpoint: String,
+        /// Why not.
         why: String,
     },
     /// No answer in time; the request may have been carried out.
@@ -52,6 +66,8 @@ pub enum RpcError {
 struct Waiting {
     calls: BTreeMap<u64, oneshot::Sender<Result<AdminReply, RpcError>>>,
     over: Option<RpcError>,
+    /// How many replies came, to whatever call.
+    heard: u64,
 }
 
 type Shared = Arc<Mutex<Waiting>>;
@@ -72,15 +88,21 @@ pub struct RpcClient {
     _tasks: JoinSet<()>,
 }
 
-/// Forgets a call when its caller no longer waits.
-struct Forget<'a> {
-    waiting: &'a Shared,
+/// A call that is waited for. Dropped before its answer, it is forgotten here and cancelled at the node.
+struct Call<'a> {
+    client: &'a RpcClient,
     id: u64,
 }
 
-impl Drop for Forget<'_> {
+impl Drop for Call<'_> {
     fn drop(&mut self) {
-        lock(self.waiting).calls.remove(&self.id);
+        if lock(&self.client.waiting).calls.remove(&self.id).is_none() {
+            return;
+        }
+        let cancel = Envelope { id: CONNECTION, deadline_ms: 0, request: AdminRequest::Cancel(self.id) };
+        let Ok(cancel) = frame::write(&cancel) else { return };
+        // With a node that reads nothing, the cancellation may find no room: the call's deadline then ends it there.
+        let _ = self.client.outgoing.try_send(cancel);
     }
 }
 
@@ -100,7 +122,7 @@ impl RpcClient {
     /// Speaks over an established byte stream. Needs a tokio runtime.
     pub fn new(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
         let (read, write) = tokio::io::split(stream);
-        let (outgoing, mut frames) = mpsc::channel::<Bytes>(MAX_IN_FLIGHT);
+        let (outgoing, mut frames) = mpsc::channel::<Bytes>(MAX_OUTGOING);
         let waiting = Shared::default();
         let mut tasks = JoinSet::new();
         tasks.spawn(read_replies(read, Arc::clone(&waiting)));
@@ -120,7 +142,8 @@ impl RpcClient {
         Self { waiting, outgoing, in_flight, last_id: AtomicU64::new(CONNECTION), _tasks: tasks }
     }
 
-    /// Asks and waits for the answer, at most `timeout`; the node is told how long.
+    /// Asks and waits for the answer, at most `timeout`; the node is told how long. Dropped before, or out of time, it
+    /// cancels the call at the node.
     ///
     /// # Errors
     /// [`RpcError`]; after `TimedOut` and `Closed` the request may have been carried out.
@@ -130,6 +153,16 @@ impl RpcClient {
             Ok(answer) => answer,
             Err(_) => Err(RpcError::TimedOut(timeout)),
         }
+    }
+
+    /// Whether no call can be made any more.
+    pub(super) fn is_closed(&self) -> bool {
+        lock(&self.waiting).over.is_some()
+    }
+
+    /// How many replies came so far, to whatever call.
+    pub(super) fn heard(&self) -> u64 {
+        lock(&self.waiting).heard
     }
 
     async fn exchange(&self, request: AdminRequest, deadline_ms: u64) -> Result<AdminReply, RpcError> {
@@ -145,7 +178,7 @@ impl RpcClient {
             }
             waiting.calls.insert(id, answer);
         }
-        let _forget = Forget { waiting: &self.waiting, id };
+        let _call = Call { client: self, id };
         // If the writer is gone, `end` has answered or is about to.
         let _ = self.outgoing.send(bytes).await;
         answered.await.unwrap_or_else(|_| Err(RpcError::Closed("the client was closed".into())))
@@ -158,14 +191,19 @@ async fn read_replies(read: impl AsyncRead + Unpin, waiting: Shared) {
     let why = loop {
         let frame = match frames.next().await {
             Some(Ok(frame)) => frame,
-            Some(Err(error)) => break RpcError::Closed(error.to_string()),
+            Some(Err(error)) => {
+                let refused = alert::refusal(&error).map(RpcError::Refused);
+                break refused.unwrap_or_else(|| RpcError::Closed(error.to_string()));
+            }
             None => break RpcError::Closed("the node closed it".into()),
         };
         match frame::read::<Reply>(&frame) {
             Ok(Reply { id: CONNECTION, reply: AdminReply::Refused(refusal) }) => break RpcError::Refused(refusal),
             Ok(Reply { id, reply }) => {
                 // Nobody waits any more for the answer of a call that timed out.
-                if let Some(answer) = lock(&waiting).calls.remove(&id) {
+                let mut waiting = lock(&waiting);
+                waiting.heard += 1;
+                if let Some(answer) = waiting.calls.remove(&id) {
                     let _ = answer.send(Ok(reply));
                 }
             }

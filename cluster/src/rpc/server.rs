@@ -1,20 +1,23 @@
-//! The node's end of a connection.
+//! The node's end of a connection: who may ask what is decided before the service is asked.
 
+use std::collections::BTreeMap;
+use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use futures::{FutureExt, SinkExt, StreamExt};
+use bytes::Bytes;
+use futures::{FutureExt, SinkExt};
 use reeve_ports::AdminService;
-use reeve_protocol::admin::{AdminReply, Principal};
+use reeve_protocol::admin::{AdminReply, AdminRequest, Principal, permit};
 use reeve_protocol::command::{Refusal, RefusalCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio_util::codec::{FramedRead, FramedWrite};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::codec::FramedWrite;
 
 use super::frame::{self, CONNECTION, Envelope, Reply};
+use super::incoming::{End, Incoming};
 
 /// Bounds on what one peer may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub struct Limits {
     pub call: Duration,
     /// After how long without a call a connection is closed. Default 10 minutes.
     pub idle: Duration,
+    /// How long a peer may take to send one frame, from its first byte. Default 30 s.
+    pub frame: Duration,
     /// How long a peer may take to read one reply. Default 30 s.
     pub write: Duration,
 }
@@ -35,17 +40,10 @@ impl Default for Limits {
             in_flight: 64,
             call: Duration::from_secs(600),
             idle: Duration::from_secs(600),
+            frame: Duration::from_secs(30),
             write: Duration::from_secs(30),
         }
     }
-}
-
-/// Why no further call is read.
-enum End {
-    /// The peer is done or gone, or was quiet for too long.
-    Quiet,
-    /// The peer sent what cannot be read; it is told why.
-    Unreadable(String),
 }
 
 /// Answers the calls of one peer until it leaves, breaks the rules, or is quiet for too long. Replies come in the order
@@ -74,43 +72,80 @@ async fn read_calls(
     replies: mpsc::Sender<Bytes>,
     limits: Limits,
 ) {
-    let mut frames = FramedRead::new(read, frame::framing());
-    let mut calls = JoinSet::new();
+    let mut incoming = Incoming::new(read, &limits);
+    let mut calls = Calls::default();
+    // Read when there was no room: reading on until then finds the cancellations that make room.
+    let mut held: Option<Envelope> = None;
     let end = loop {
-        if calls.len() >= limits.in_flight {
-            calls.join_next().await;
-            continue;
+        if let Some(call) = held.take_if(|_| calls.tasks.len() < limits.in_flight.max(1)) {
+            let id = call.id;
+            calls.start(id, answer(call, Arc::clone(&service), by.clone(), replies.clone(), limits.call));
         }
         let frame = tokio::select! {
             // Finished calls are collected as they end, so that only those under way are counted.
-            Some(_) = calls.join_next() => continue,
-            frame = next_frame(&mut frames, limits.idle) => frame,
+            true = calls.ended() => {
+                incoming.touch();
+                continue;
+            }
+            frame = incoming.next(), if held.is_none() => frame,
         };
         match frame.and_then(|frame| frame::read(&frame).map_err(|error| End::Unreadable(error.to_string()))) {
-            Ok(call) => calls.spawn(answer(call, Arc::clone(&service), by.clone(), replies.clone(), limits.call)),
+            Ok(Envelope { request: AdminRequest::Cancel(id), .. }) => calls.cancel(id),
+            Ok(call) => held = Some(call),
             Err(end) => break end,
-        };
+        }
     };
-    while calls.join_next().await.is_some() {}
-    if let End::Unreadable(why) = end {
-        tracing::warn!(%why, "an RPC peer sent what cannot be read; its connection is closed");
-        let refusal = Refusal::new(RefusalCode::Invalid, why);
-        let _ = replies.send(reply_frame(CONNECTION, AdminReply::Refused(refusal))).await;
+    match end {
+        End::Quiet => while calls.ended().await {},
+        // The calls under way end with `calls`: nobody waits for them.
+        End::Broken => {}
+        End::Unreadable(why) => {
+            while calls.ended().await {}
+            tracing::warn!(%why, "an RPC peer sent what cannot be read; its connection is closed");
+            let refusal = Refusal::new(RefusalCode::Invalid, why);
+            let _ = replies.send(reply_frame(CONNECTION, AdminReply::Refused(refusal))).await;
+        }
     }
 }
 
-/// The next frame. Cancel safe: bytes read so far stay in the decoder.
-async fn next_frame<R: AsyncRead + Unpin>(
-    frames: &mut FramedRead<R, tokio_util::codec::LengthDelimitedCodec>,
-    idle: Duration,
-) -> Result<BytesMut, End> {
-    match tokio::time::timeout(idle, frames.next()).await {
-        Ok(Some(Ok(frame))) => Ok(frame),
-        Ok(Some(Err(error))) if error.kind() == std::io::ErrorKind::InvalidData => {
-            Err(End::Unreadable(format!("{error} (a frame holds at most {} bytes)", frame::MAX_FRAME_BYTES)))
-        }
-        Ok(Some(Err(_)) | None) | Err(_) => Err(End::Quiet),
+/// The calls under way of one connection.
+#[derive(Default)]
+struct Calls {
+    tasks: JoinSet<()>,
+    by_id: BTreeMap<u64, AbortHandle>,
+}
+
+impl Calls {
+    fn start(&mut self, id: u64, call: impl Future<Output = ()> + Send + 'static) {
+        let task = self.tasks.spawn(call);
+        self.by_id.insert(id, task);
     }
+
+    /// Ends a call whose caller has given up. One that is answered already, or never was, is nothing to end.
+    fn cancel(&mut self, id: u64) {
+        if let Some(task) = self.by_id.remove(&id) {
+            task.abort();
+        }
+    }
+
+    /// Waits for the end of one; `false` when there is none. Cancel safe.
+    async fn ended(&mut self) -> bool {
+        let Some(ended) = self.tasks.join_next_with_id().await else { return false };
+        let task = ended.map_or_else(|error| error.id(), |(task, ())| task);
+        self.by_id.retain(|_, running| running.id() != task);
+        true
+    }
+}
+
+/// Whether somebody may ask this. What a node asks for somebody else is held to what they may, and goes no further:
+/// requests that nodes pass on and on would never end.
+fn check(by: &Principal, request: &AdminRequest) -> Result<(), Refusal> {
+    permit(by, request)?;
+    let AdminRequest::Forwarded { by, request } = request else { return Ok(()) };
+    if matches!(**request, AdminRequest::Forwarded { .. } | AdminRequest::Cancel(_)) {
+        return Err(Refusal::new(RefusalCode::Invalid, "only what people ask is forwarded, and only once"));
+    }
+    permit(by, request)
 }
 
 async fn answer(
@@ -120,6 +155,10 @@ async fn answer(
     replies: mpsc::Sender<Bytes>,
     longest: Duration,
 ) {
+    if let Err(refusal) = check(&by, &call.request) {
+        let _ = replies.send(reply_frame(call.id, AdminReply::Refused(refusal))).await;
+        return;
+    }
     let wait = Duration::from_millis(call.deadline_ms).min(longest);
     let answer = AssertUnwindSafe(tokio::time::timeout(wait, service.ask(&by, call.request))).catch_unwind().await;
     let reply = match answer {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use clap::{Args, Subcommand};
 use reeve_protocol::admin::{ActorView, AdminReply, AdminRequest};
 use reeve_protocol::event::Child;
-use reeve_protocol::{Timestamp, VmId};
+use reeve_protocol::{NodeId, Timestamp, VmId};
 
 use super::dead::done;
 use super::fail::{Code, Failure};
@@ -19,10 +19,10 @@ use super::when;
 /// What to do with actors.
 #[derive(Debug, Subcommand)]
 pub(super) enum ActorCommand {
-    /// Draw the tree of live actors: the node's, or that of one VM
+    /// Draw the tree of live actors: of the node that answers, of another, or of one VM
     Tree {
-        /// vm/ID, or a VM by its id, the start of it, or its name
-        actor: Option<Path>,
+        /// node/ID, vm/ID, or a VM by its id, the start of it, or its name
+        actor: Option<Root>,
     },
     /// Show one actor
     Show(Which),
@@ -37,6 +37,26 @@ pub(super) enum ActorCommand {
 pub(super) struct Which {
     /// vm/ID for a VM's supervisor, vm/ID/CHILD for lease-timer, poller, repairer, backup-worker or action-worker
     actor: Path,
+}
+
+/// Where a tree begins.
+#[derive(Debug, Clone)]
+pub(super) enum Root {
+    /// `node/ID`.
+    Node(NodeId),
+    /// `[vm/]VM`.
+    Vm(Path),
+}
+
+impl FromStr for Root {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("node/") {
+            Some(id) => NodeId::new(id).map(Self::Node).map_err(|error| error.to_string()),
+            None => text.parse().map(Self::Vm),
+        }
+    }
 }
 
 /// `[vm/]VM[/CHILD]`.
@@ -97,19 +117,20 @@ fn name(vm: VmId, child: Option<Child>) -> String {
     child.map_or_else(|| format!("vm/{vm}"), |child| format!("vm/{vm}/{}", word(&child)))
 }
 
-async fn actors(session: &Session, vm: Option<VmId>) -> Result<ActorView, Failure> {
-    match session.ask(AdminRequest::ActorTree(vm)).await? {
+async fn actors(session: &Session, request: AdminRequest) -> Result<ActorView, Failure> {
+    match session.ask(request).await? {
         AdminReply::Actors(root) => Ok(*root),
         other => Err(unexpected(&other)),
     }
 }
 
-async fn tree(session: &Session, output: Output, actor: Option<Path>) -> Result<(), Failure> {
-    let vm = match &actor {
-        Some(path) => Some(find::vm_id(session, &path.vm).await?),
-        None => None,
+async fn tree(session: &Session, output: Output, actor: Option<Root>) -> Result<(), Failure> {
+    let request = match &actor {
+        Some(Root::Vm(path)) => AdminRequest::ActorTree(Some(find::vm_id(session, &path.vm).await?)),
+        Some(Root::Node(node)) => AdminRequest::ActorTreeOf(node.clone()),
+        None => AdminRequest::ActorTree(None),
     };
-    let root = actors(session, vm).await?;
+    let root = actors(session, request).await?;
     let now = now();
     let drawn = |color| {
         let mut text = String::new();
@@ -143,7 +164,7 @@ fn draw(actor: &ActorView, lead: [&str; 2], now: Timestamp, color: Color, text: 
 
 async fn show(session: &Session, output: Output, path: Path) -> Result<(), Failure> {
     let vm = find::vm_id(session, &path.vm).await?;
-    let root = actors(session, Some(vm)).await?;
+    let root = actors(session, AdminRequest::ActorTree(Some(vm))).await?;
     let actor = match path.child {
         None => Some(&root),
         Some(child) => {
@@ -177,6 +198,9 @@ mod tests {
         assert_eq!("web-1".parse::<Path>().unwrap().child, None);
         assert!("vm/x/plumber".parse::<Path>().unwrap_err().contains("backup-worker"));
         assert!("vm/".parse::<Path>().is_err());
+        assert!(matches!("node/n1".parse(), Ok(Root::Node(id)) if id.as_str() == "n1"));
+        assert!(matches!("web-1".parse(), Ok(Root::Vm(path)) if path.vm == "web-1"));
+        assert!("node/".parse::<Root>().is_err());
     }
 
     #[test]

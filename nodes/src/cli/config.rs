@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::fail::{Code, Failure};
 use super::output::{Format, Output};
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, Checked, Config, ConfigError};
 
 /// Where the packaged service keeps its configuration.
 pub(super) const DEFAULT_CONFIG: &str = "/etc/reeve/reeve.toml";
@@ -15,7 +15,7 @@ pub(super) const DEFAULT_CONFIG: &str = "/etc/reeve/reeve.toml";
 /// What to do with configurations.
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
-    /// Check a file: every key that is wrong, its line, and what was expected
+    /// Check a file: every key that is wrong, its line, and what was expected; and the secrets and certificates it names
     Check {
         /// The file
         file: PathBuf,
@@ -31,9 +31,15 @@ pub(super) enum ConfigCommand {
 pub(super) fn run(output: Output, command: ConfigCommand) -> Result<(), Failure> {
     match command {
         ConfigCommand::Check { file } => {
-            let config = config::load(&file).map_err(failure)?;
-            let sound =
-                json!({"file": file, "ok": true, "clouds": config.cloud.len(), "policies": config.policy.len()});
+            let Checked { config, unseen } = config::inspect(&file).map_err(failure)?;
+            let (clouds, policies) = (config.cloud.len(), config.policy.len());
+            let sound = json!({
+                "file": file, "ok": true, "clouds": clouds, "policies": policies, "credentials_not_seen": unseen,
+            });
+            if !unseen.is_empty() {
+                let keys = unseen.join(", ");
+                output.note(&format!("not looked at, because only the service has its credentials: {keys}"));
+            }
             match output.format {
                 Format::Json | Format::Yaml => output.value(&sound),
                 Format::Table => {

@@ -128,6 +128,10 @@ impl From<RpcError> for Failure {
             RpcError::Unreachable { endpoint, why } => {
                 Self::new(Code::Unavailable, format!("no node answers at {endpoint}")).because(why)
             }
+            RpcError::Files(why) => Self::new(Code::Usage, "the TLS files cannot be used").because(why),
+            RpcError::Untrusted { endpoint, why } => {
+                Self::new(Code::Unavailable, format!("{endpoint} is not trusted")).because(why)
+            }
             RpcError::TimedOut(after) => {
                 let what = format!("no answer within {}", humantime::format_duration(*after));
                 Self::new(Code::TimedOut, what).because("it may have been carried out nevertheless")

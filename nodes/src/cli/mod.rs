@@ -12,9 +12,11 @@ use reeve_protocol::Span;
 
 mod actor;
 mod backup;
+mod cert;
 mod config;
 mod dead;
 mod decode;
+mod endpoint;
 mod event;
 mod fail;
 mod find;
@@ -25,6 +27,7 @@ mod node;
 mod output;
 mod serve;
 mod session;
+mod shard;
 mod table;
 mod vm;
 mod when;
@@ -50,9 +53,12 @@ struct Cli {
 /// Options of every command.
 #[derive(Debug, Clone, clap::Args)]
 struct Common {
-    /// Where the node answers: unix:PATH [default: /run/reeve/reeve.sock, /var/lib/reeve/reeve.sock, then `reeve dev`'s]
+    /// Where a node answers: unix:PATH or tls://HOST:PORT; several separated by commas are tried in turn
+    /// [default: /run/reeve/reeve.sock, /var/lib/reeve/reeve.sock, then `reeve dev`'s]
     #[arg(long, global = true, env = "REEVE_ENDPOINT", value_name = "ENDPOINT", help_heading = "Common options")]
     endpoint: Option<String>,
+    #[command(flatten)]
+    identity: endpoint::Identity,
     /// How results look
     #[arg(short, long, global = true, value_enum, default_value = "table", help_heading = "Common options")]
     output: Format,
@@ -96,10 +102,13 @@ enum Command {
     /// Backups
     #[command(subcommand)]
     Backup(backup::BackupCommand),
-    /// The node
+    /// The nodes of the cluster
     #[command(subcommand)]
     Node(node::NodeCommand),
-    /// The actors inside the node
+    /// The shards of the cluster
+    #[command(subcommand)]
+    Shard(shard::ShardCommand),
+    /// The actors inside the nodes
     #[command(subcommand)]
     Actor(actor::ActorCommand),
     /// Events
@@ -108,6 +117,9 @@ enum Command {
     /// Dead letters
     #[command(subcommand)]
     Dead(dead::DeadCommand),
+    /// Make a private authority and certificates for nodes and people
+    #[command(subcommand)]
+    Cert(cert::CertCommand),
     /// Print the completions of a shell
     Completions {
         /// Which shell
@@ -159,6 +171,7 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Dev(args) => serve::dev(output, &args),
         Command::Control(args) => serve::control(&args),
         Command::Config(command) => config::run(output, command),
+        Command::Cert(command) => cert::run(output, command),
         Command::Decode { files } => decode::run(output, &files),
         Command::Completions { shell } => {
             let mut text = Vec::new();
@@ -170,6 +183,7 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Health(command) => ask(&cli.common, async |session| health::run(session, output, command).await),
         Command::Backup(command) => ask(&cli.common, async |session| backup::run(session, output, command).await),
         Command::Node(command) => ask(&cli.common, async |session| node::run(session, output, command).await),
+        Command::Shard(command) => ask(&cli.common, async |session| shard::run(session, output, command).await),
         Command::Actor(command) => ask(&cli.common, async |session| actor::run(session, output, command).await),
         Command::Event(command) => ask(&cli.common, async |session| event::run(session, output, command).await),
         Command::Dead(command) => ask(&cli.common, async |session| dead::run(session, output, command).await),

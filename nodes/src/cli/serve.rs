@@ -75,9 +75,11 @@ fn dev_config(args: &DevArgs) -> Result<Config, Failure> {
         Some(file) => config::load(file).map_err(failure)?,
         None => config::with_defaults().map_err(failure)?,
     };
-    if config.bus.is_some() {
-        let failure = Failure::new(Code::Usage, "[bus] in a configuration for `reeve dev`");
-        return Err(failure.because("dev keeps everything in one process; use `reeve control`"));
+    for (section, there) in [("[cluster]", config.cluster.is_some()), ("[bus]", config.bus.is_some())] {
+        if there {
+            let failure = Failure::new(Code::Usage, format!("{section} in a configuration for `reeve dev`"));
+            return Err(failure.because("dev keeps everything in one process; use `reeve control`"));
+        }
     }
     let folder = args.data.clone().or_else(dev_data_dir).ok_or_else(|| {
         Failure::new(Code::Usage, "no data folder").because("neither $XDG_STATE_HOME nor $HOME is set: give --data DIR")
@@ -90,9 +92,14 @@ fn dev_config(args: &DevArgs) -> Result<Config, Failure> {
         config.cloud.push(CloudSection { name, driver, notifications: None });
     }
     if let Some(vms) = args.vms {
-        let Driver::Sim(sim) = &mut config.cloud[0].driver;
-        sim.vms = vms;
-        sim.validate().map_err(|error| Failure::new(Code::Usage, format!("--vms {vms}")).because(error))?;
+        let usage = || Failure::new(Code::Usage, format!("--vms {vms}"));
+        match &mut config.cloud[0].driver {
+            Driver::Sim(sim) => {
+                sim.vms = vms;
+                sim.validate().map_err(|error| usage().because(error))?;
+            }
+            Driver::OpenStack(_) => return Err(usage().because("the first cloud is not simulated")),
+        }
     }
     config.rpc.socket = folder.join("reeve.sock");
     config.vault.url = config::folder_url(&folder.join("vault"));

@@ -11,6 +11,7 @@ use reeve_protocol::{MessageId, Timestamp, VmId};
 use uuid::Uuid;
 
 use super::Common;
+use super::endpoint::{self, Endpoint};
 use super::fail::{Code, Failure};
 
 /// A connection to a node, and what all its requests have in common.
@@ -20,11 +21,12 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Connects to the endpoint that the options name, else to the first socket of a node on this machine.
+    /// Connects to the first of the endpoints that the options name and that answers, else to the first socket of a node
+    /// on this machine.
     pub(super) async fn open(common: &Common) -> Result<Self, Failure> {
         let timeout = common.timeout.duration();
-        if let Some(endpoint) = &common.endpoint {
-            let client = RpcClient::connect_unix(&unix_path(endpoint)?).await?;
+        if let Some(text) = &common.endpoint {
+            let client = first_of(&endpoint::list(text)?, common).await?;
             return Ok(Self { client, timeout });
         }
         let candidates = candidates();
@@ -87,16 +89,25 @@ pub(super) fn now() -> Timestamp {
     SystemClock.now()
 }
 
-fn unix_path(endpoint: &str) -> Result<PathBuf, Failure> {
-    match endpoint.strip_prefix("unix:") {
-        Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
-        Some(_) => Err(Failure::new(Code::Usage, "endpoint unix: names no socket").because("expected unix:PATH")),
-        None if endpoint.starts_with("tls://") => {
-            let failure = Failure::new(Code::Usage, format!("endpoint {endpoint}"));
-            Err(failure.because("this version speaks over unix:PATH only"))
+/// Tries one endpoint after the other, and tells of all of them if none answers.
+async fn first_of(endpoints: &[Endpoint], common: &Common) -> Result<RpcClient, Failure> {
+    let mut failures: Vec<Failure> = Vec::new();
+    for endpoint in endpoints {
+        let connected = match endpoint {
+            Endpoint::Unix(path) => RpcClient::connect_unix(path).await,
+            Endpoint::Tls(address) => RpcClient::connect_tls(address, &common.identity.files()?).await,
+        };
+        match connected {
+            Ok(client) => return Ok(client),
+            Err(error) => failures.push(error.into()),
         }
-        None => Err(Failure::new(Code::Usage, format!("endpoint {endpoint:?}")).because("expected unix:PATH")),
     }
+    let last = failures.pop().expect("a list has at least one endpoint");
+    if failures.is_empty() {
+        return Err(last);
+    }
+    let all: Vec<String> = failures.iter().chain([&last]).map(ToString::to_string).collect();
+    Err(Failure::new(last.code, "no node answers").because(all.join("; ")))
 }
 
 /// Where a node of this machine may answer: the service's sockets, then that of `reeve dev`.

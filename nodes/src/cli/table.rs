@@ -25,10 +25,10 @@ impl Tone {
     #[must_use]
     pub(super) fn of(word: &str) -> Self {
         match word.split('(').next().unwrap_or_default() {
-            "active" | "up" | "verified" | "succeeded" => Self::Good,
+            "active" | "up" | "verified" | "succeeded" | "ready" => Self::Good,
             "warned" | "grace" | "ending" | "suspect" | "repairing" | "paused" | "building" | "running"
-            | "deleting" | "suspended" | "parked" => Self::Notice,
-            "down" | "error" | "failed" | "damaged" | "needs_operator" => Self::Bad,
+            | "deleting" | "suspended" | "parked" | "draining" | "drained" => Self::Notice,
+            "down" | "lost" | "error" | "failed" | "damaged" | "needs_operator" => Self::Bad,
             "none" | "ended" | "deleted" | "unknown" | "exempt" | "-" => Self::Faint,
             _ => Self::Plain,
         }

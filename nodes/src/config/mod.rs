@@ -8,7 +8,10 @@
 //! that belong to later versions are refused: an operator must not believe that something works which does not.
 
 mod check;
+mod cluster;
 mod environment;
+mod openstack;
+mod pem;
 mod problem;
 mod read;
 mod runtime;
@@ -16,11 +19,15 @@ mod secret;
 mod sections;
 
 pub use check::folder_url;
+pub(crate) use check::{is_host_port, is_plain_name};
+pub use cluster::{ClusterSection, RpcSection};
+pub use openstack::{AuthSection, Interface, OpenStackSection};
+pub use pem::{Credential, PemFile};
 pub use problem::{ConfigError, Problem};
-pub use read::{load, parse, with_defaults};
+pub use read::{Checked, inspect, load, parse, with_defaults};
 pub use runtime::{CapsSection, ClockSection, RuntimeSection, TimeoutsSection};
-pub use secret::{Revealed, Secret, SecretError, mask_url};
+pub use secret::{Password, Revealed, Secret, SecretError, mask_url};
 pub use sections::{
     BusSection, CloudSection, Config, Driver, LogFormat, LogSection, NodeSection, NotificationFormat,
-    NotificationsSection, RpcSection, VaultSection,
+    NotificationsSection, VaultSection,
 };

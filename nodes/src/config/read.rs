@@ -1,10 +1,12 @@
 //! From text to sections.
+//!
+//! A key that cannot be read is complained of and taken out, and its section is read again without it: so that all that
+//! is wrong is said at once.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use reeve_drivers::SimConfig;
-use reeve_lifecycle::policy::Policy;
 use reeve_protocol::CloudName;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -14,20 +16,17 @@ use toml::{Spanned, Table, Value};
 use super::check;
 use super::environment::{self, Overrides};
 use super::problem::{ConfigError, Problem};
-use super::runtime::RuntimeSection;
-use super::sections::{
-    BusSection, CloudSection, Config, Driver, LogSection, NodeSection, NotificationsSection, RpcSection, VaultSection,
-};
+use super::sections::{CloudSection, Config, Driver, NotificationsSection};
 
 /// The most bytes that a configuration may have.
 const MAX_BYTES: usize = 1024 * 1024;
+/// How many wrong keys of one section are looked for.
+const MAX_WRONG: usize = 64;
 
 /// Sections of INTERFACE that belong to later versions.
-const LATER_SECTIONS: [&str; 6] = ["cluster", "http", "otlp", "auth", "notify", "host"];
-/// Keys of `[rpc]` that belong to later versions.
-const LATER_RPC: [&str; 4] = ["listen", "cert", "key", "ca"];
+const LATER_SECTIONS: [&str; 5] = ["http", "otlp", "auth", "notify", "host"];
 /// Drivers that belong to later versions.
-const LATER_DRIVERS: [&str; 2] = ["openstack", "qemu"];
+const LATER_DRIVERS: [&str; 1] = ["qemu"];
 
 /// Reads and checks a configuration file, with the overrides of this process's environment.
 ///
@@ -36,6 +35,28 @@ const LATER_DRIVERS: [&str; 2] = ["openstack", "qemu"];
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     parse(&path.display().to_string(), &text, environment())
+}
+
+/// A configuration whose files were looked into as well.
+#[derive(Debug)]
+pub struct Checked {
+    /// The configuration.
+    pub config: Config,
+    /// The keys whose credential could not be looked at: systemd provides them to the service only.
+    pub unseen: Vec<String>,
+}
+
+/// As [`load`], and opens every secret and certificate that the configuration names.
+///
+/// # Errors
+/// As [`load`], and for each file that cannot be read or does not hold what it should.
+pub fn inspect(path: &Path) -> Result<Checked, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let file = path.display().to_string();
+    let mut reader = Reader::new(&file, &text, environment())?;
+    let config = reader.config()?;
+    let check::Found { wrong, unseen } = check::look(&config, &reader);
+    if wrong.is_empty() { Ok(Checked { config, unseen }) } else { Err(ConfigError::Invalid(wrong)) }
 }
 
 /// The configuration of an empty file, with the overrides of this process's environment.
@@ -60,7 +81,7 @@ pub fn parse(file: &str, text: &str, variables: impl Iterator<Item = (String, St
 }
 
 /// The table to read, and what is needed to say where something in it stands.
-pub(super) struct Reader<'a> {
+pub(in crate::config) struct Reader<'a> {
     file: &'a str,
     text: &'a str,
     spans: Spanned<DeTable<'a>>,
@@ -90,84 +111,170 @@ impl<'a> Reader<'a> {
         Ok(Self { file, text, spans, root, overrides })
     }
 
-    fn config(mut self) -> Result<Config, ConfigError> {
-        let later = self.later();
-        if !later.is_empty() {
-            return Err(ConfigError::Invalid(later));
-        }
+    fn config(&mut self) -> Result<Config, ConfigError> {
+        let mut wrong = self.later();
         let root = Value::Table(std::mem::take(&mut self.root));
-        let one = |problem| ConfigError::Invalid(vec![problem]);
-        let raw: RawConfig = self.typed("", root).map_err(one)?;
-        let mut cloud = Vec::new();
-        for (index, table) in raw.cloud.iter().cloned().enumerate() {
-            cloud.push(self.cloud(&format!("cloud[{index}]"), table).map_err(one)?);
-        }
-        let RawConfig { node, bus, rpc, vault, log, runtime, policy, cloud: _ } = raw;
-        check::completed(Config { node, bus, rpc, vault, log, runtime, cloud, policy }, &self)
-            .map_err(ConfigError::Invalid)
-    }
-
-    /// What this version does not have yet.
-    fn later(&self) -> Vec<Problem> {
-        let sections = LATER_SECTIONS
-            .iter()
-            .filter(|name| self.root.contains_key(**name))
-            .map(|name| self.problem(name, format!("section [{name}] is not supported by this version: leave it out")));
-        let rpc = self.root.get("rpc").and_then(Value::as_table);
-        let keys = LATER_RPC.iter().filter(|key| rpc.is_some_and(|rpc| rpc.contains_key(**key))).map(|key| {
-            let why = "is not supported by this version, which answers on rpc.socket only: leave it out";
-            self.problem(&format!("rpc.{key}"), why.into())
-        });
-        sections.chain(keys).collect()
-    }
-
-    fn cloud(&self, path: &str, mut table: Table) -> Result<CloudSection, Problem> {
-        let mut take = |key: &str| table.remove(key);
-        let (name, driver, notifications) = (take("name"), take("driver"), take("notifications"));
-        let required = |key: &str, value: Option<Value>, what: &str| {
-            value.ok_or_else(|| self.problem(path, format!("key {key} is missing: {what}")))
-        };
-        let name: CloudName =
-            self.typed(&format!("{path}.name"), required("name", name, "what is the cloud called?")?)?;
-        let key = format!("{path}.driver");
-        let driver: String = self.typed(&key, required("driver", driver, "expected driver = \"sim\"")?)?;
-        let driver = match driver.as_str() {
-            "sim" => Driver::Sim(self.typed::<SimConfig>(path, Value::Table(table))?),
-            _ if LATER_DRIVERS.contains(&driver.as_str()) => {
-                let why = format!("driver {driver:?} is not supported by this version, which has \"sim\" only");
-                return Err(self.problem(&key, why));
-            }
-            _ => return Err(self.problem(&key, format!("no driver is called {driver:?}, expected \"sim\""))),
-        };
-        let notifications = notifications
-            .map(|value| self.typed::<NotificationsSection>(&format!("{path}.notifications"), value))
-            .transpose()?;
-        Ok(CloudSection { name, driver, notifications })
-    }
-
-    /// Reads a value that stands at a path of keys.
-    fn typed<T: DeserializeOwned>(&self, path: &str, value: Value) -> Result<T, Problem> {
-        serde_path_to_error::deserialize(value).map_err(|error| {
-            let inner = error.path().to_string();
-            let mut key = match (path.is_empty(), inner.as_str()) {
-                (_, ".") => path.to_owned(),
-                (true, _) => inner,
-                (false, _) if inner.starts_with('[') => format!("{path}{inner}"),
-                (false, _) => format!("{path}.{inner}"),
-            };
-            let message = error.inner().message().to_owned();
-            if let Some(unknown) = unknown_field(&message) {
-                // The path names the section, or already the key.
-                if !(key == unknown || key.ends_with(&format!(".{unknown}"))) {
-                    key = if key.is_empty() { unknown.to_owned() } else { format!("{key}.{unknown}") };
+        match self.sections(root, &mut wrong) {
+            Some(config) => {
+                let told: BTreeSet<String> = wrong.iter().map(|problem| section(&problem.key)).collect();
+                match check::completed(config, self) {
+                    Ok(config) if wrong.is_empty() => return Ok(config),
+                    Ok(_) => {}
+                    // What was taken out of a section may be what the check misses there.
+                    Err(more) => {
+                        wrong.extend(more.into_iter().filter(|problem| !told.contains(&section(&problem.key))));
+                    }
                 }
             }
-            self.problem(&key, message)
+            None => assert!(!wrong.is_empty(), "a section that cannot be read is complained of"),
+        }
+        Err(ConfigError::Invalid(wrong))
+    }
+
+    /// Reads every section; `None` if one of them cannot be read at all.
+    fn sections(&self, root: Value, wrong: &mut Vec<Problem>) -> Option<Config> {
+        let RawConfig { node, cluster, bus, rpc, vault, log, runtime, cloud, policy } =
+            self.typed("", root, wrong).unwrap_or_default();
+        let tables: Option<Vec<Table>> =
+            self.required("cloud", cloud.or_else(|| Some(Value::Array(Vec::new()))), wrong);
+        let clouds = tables.map(|tables| {
+            let read = |(index, table)| self.cloud(&format!("cloud[{index}]"), table, wrong);
+            tables.into_iter().enumerate().map(read).collect::<Vec<Option<CloudSection>>>()
+        });
+        let node = self.required("node", node, wrong);
+        let cluster = self.optional("cluster", cluster, wrong);
+        let bus = self.optional("bus", bus, wrong);
+        let rpc = self.required("rpc", rpc, wrong);
+        let vault = self.required("vault", vault, wrong);
+        let log = self.required("log", log, wrong);
+        let runtime = self.required("runtime", runtime, wrong);
+        let policy = self.required("policy", policy, wrong);
+        Some(Config {
+            node: node?,
+            cluster: cluster?,
+            bus: bus?,
+            rpc: rpc?,
+            vault: vault?,
+            log: log?,
+            runtime: runtime?,
+            cloud: clouds?.into_iter().collect::<Option<_>>()?,
+            policy: policy?,
         })
     }
 
+    /// Takes out what this version does not have yet, and complains of it.
+    fn later(&mut self) -> Vec<Problem> {
+        let there: Vec<&str> = LATER_SECTIONS.into_iter().filter(|name| self.root.remove(*name).is_some()).collect();
+        let message = |name| format!("section [{name}] is not supported by this version: leave it out");
+        there.into_iter().map(|name| self.problem(name, message(name))).collect()
+    }
+
+    fn cloud(&self, path: &str, mut table: Table, wrong: &mut Vec<Problem>) -> Option<CloudSection> {
+        let mut take = |key: &str| table.remove(key);
+        let (name, driver, notifications) = (take("name"), take("driver"), take("notifications"));
+        for (key, value, what) in [
+            ("name", &name, "what is the cloud called?"),
+            ("driver", &driver, "expected driver = \"openstack\" or \"sim\""),
+        ] {
+            if value.is_none() {
+                wrong.push(self.problem(path, format!("key {key} is missing: {what}")));
+            }
+        }
+        let name = name.and_then(|name| self.typed::<CloudName>(&format!("{path}.name"), name, wrong));
+        let key = format!("{path}.driver");
+        let driver = driver.and_then(|driver| self.typed::<String>(&key, driver, wrong));
+        let driver = driver.and_then(|driver| match driver.as_str() {
+            "sim" => Some(Driver::Sim(self.typed::<SimConfig>(path, Value::Table(table), wrong)?)),
+            "openstack" => Some(Driver::OpenStack(Box::new(self.typed(path, Value::Table(table), wrong)?))),
+            _ if LATER_DRIVERS.contains(&driver.as_str()) => {
+                let why =
+                    format!("driver {driver:?} is not supported by this version, which has \"openstack\" and \"sim\"");
+                wrong.push(self.problem(&key, why));
+                None
+            }
+            _ => {
+                wrong.push(
+                    self.problem(&key, format!("no driver is called {driver:?}, expected \"openstack\" or \"sim\"")),
+                );
+                None
+            }
+        });
+        let notifications =
+            self.optional::<NotificationsSection>(&format!("{path}.notifications"), notifications, wrong);
+        Some(CloudSection { name: name?, driver: driver?, notifications: notifications? })
+    }
+
+    /// Reads a section that is there even if the file leaves it out.
+    fn required<T: DeserializeOwned>(&self, path: &str, value: Option<Value>, wrong: &mut Vec<Problem>) -> Option<T> {
+        self.typed(path, value.unwrap_or_else(|| Value::Table(Table::new())), wrong)
+    }
+
+    /// Reads a section that may be left out.
+    fn optional<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        value: Option<Value>,
+        wrong: &mut Vec<Problem>,
+    ) -> Option<Option<T>> {
+        match value {
+            Some(value) => self.typed(path, value, wrong).map(Some),
+            None => Some(None),
+        }
+    }
+
+    /// Reads a value that stands at a path of keys, without those of its keys that are wrong.
+    fn typed<T: DeserializeOwned>(&self, path: &str, mut value: Value, wrong: &mut Vec<Problem>) -> Option<T> {
+        let mut taken = BTreeSet::new();
+        for _ in 0..MAX_WRONG {
+            let error = match serde_path_to_error::deserialize(value.clone()) {
+                Ok(read) => return Some(read),
+                Err(error) => error,
+            };
+            let (key, mut within) = self.key(path, &error);
+            let message = error.inner().message().to_owned();
+            // A key that was taken out because it is wrong is not missing.
+            if missing_field(&message).is_some_and(|missing| taken.contains(&join(&key, missing))) {
+                return None;
+            }
+            wrong.push(self.problem(&key, message));
+            // Taking out an entry would move the others of its list.
+            within.truncate(within.iter().position(|name| name.parse::<usize>().is_ok()).unwrap_or(within.len()));
+            take_out(&mut value, &within)?;
+            taken.insert(key);
+        }
+        None
+    }
+
+    /// The key that an error is about, and its path within the value that was read.
+    fn key(&self, path: &str, error: &serde_path_to_error::Error<toml::de::Error>) -> (String, Vec<String>) {
+        use serde_path_to_error::Segment;
+
+        let within = error.path().iter().filter_map(|segment| match segment {
+            Segment::Map { key } => Some(key.clone()),
+            Segment::Seq { index } => Some(index.to_string()),
+            Segment::Enum { .. } | Segment::Unknown => None,
+        });
+        let mut within: Vec<String> = within.collect();
+        let inner = error.path().to_string();
+        let mut key = match inner.as_str() {
+            "." => path.to_owned(),
+            _ if inner.starts_with('[') => format!("{path}{inner}"),
+            _ => join(path, &inner),
+        };
+        if let Some(unknown) = unknown_field(error.inner().message()) {
+            // The path names the section, or already the key.
+            if !(key == unknown || key.ends_with(&format!(".{unknown}"))) {
+                key = join(&key, unknown);
+            }
+            if within.last().is_none_or(|last| last != unknown) {
+                within.push(unknown.to_owned());
+            }
+        }
+        (key, within)
+    }
+
     /// A complaint about a key, with the place where it or the nearest thing above it was said.
-    pub(super) fn problem(&self, key: &str, message: String) -> Problem {
+    pub(in crate::config) fn problem(&self, key: &str, message: String) -> Problem {
         let place = match self.overrides.variable(key) {
             Some(name) => format!("environment variable {name}"),
             None => match self.line(key) {
@@ -207,26 +314,42 @@ fn line_at(text: &str, at: usize) -> usize {
     1 + text.as_bytes()[..at.min(text.len())].iter().filter(|byte| **byte == b'\n').count()
 }
 
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// The section of a key: its first segment, or the policy that it belongs to.
+fn section(key: &str) -> String {
+    let segments = if key.starts_with("policy.") { 2 } else { 1 };
+    key.split('.').take(segments).collect::<Vec<_>>().join(".")
+}
+
+/// Takes a key out of a table of tables; `None` if it is not there.
+fn take_out(value: &mut Value, path: &[String]) -> Option<()> {
+    let (last, above) = path.split_last()?;
+    let table = above.iter().try_fold(value, |value, name| value.get_mut(name.as_str()));
+    table?.as_table_mut()?.remove(last.as_str()).map(|_| ())
+}
+
+fn missing_field(message: &str) -> Option<&str> {
+    message.strip_prefix("missing field `")?.split('`').next()
+}
+
 fn unknown_field(message: &str) -> Option<&str> {
     message.strip_prefix("unknown field `")?.split('`').next()
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The sections, before each is read by itself.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 struct RawConfig {
-    #[serde(default)]
-    node: NodeSection,
-    bus: Option<BusSection>,
-    #[serde(default)]
-    rpc: RpcSection,
-    #[serde(default)]
-    vault: VaultSection,
-    #[serde(default)]
-    log: LogSection,
-    #[serde(default)]
-    runtime: RuntimeSection,
-    #[serde(default)]
-    cloud: Vec<Table>,
-    #[serde(default)]
-    policy: BTreeMap<String, Policy>,
+    node: Option<Value>,
+    cluster: Option<Value>,
+    bus: Option<Value>,
+    rpc: Option<Value>,
+    vault: Option<Value>,
+    log: Option<Value>,
+    runtime: Option<Value>,
+    cloud: Option<Value>,
+    policy: Option<Value>,
 }

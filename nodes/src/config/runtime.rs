@@ -16,6 +16,12 @@ pub struct RuntimeSection {
     pub reconcile_every: Span,
     /// How many listings in a row must fail until the cloud counts as unreadable, at least 1. Default 3.
     pub unreadable_after: u32,
+    /// How long after a takeover what a predecessor left open waits before it changes the world: its last call may still
+    /// be on its way. Default: with `[cluster]` `timeouts.call` and 5 s, at least `timeouts.call`; else `0s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<Span>,
+    /// How many VMs a second go on with what they missed after a start or a takeover; 0 sets no limit. Default 500.
+    pub wakeups_per_second: u32,
     /// How long the world is waited for.
     pub timeouts: TimeoutsSection,
     /// How much is done at once.
@@ -70,12 +76,22 @@ pub struct ClockSection {
 
 impl Default for RuntimeSection {
     fn default() -> Self {
-        let RuntimeConfig { arbiters, reconcile_every, unreadable_after, timeouts, caps, clock, .. } =
-            RuntimeConfig::default();
+        let RuntimeConfig {
+            arbiters,
+            reconcile_every,
+            unreadable_after,
+            wakeups_per_second,
+            timeouts,
+            caps,
+            clock,
+            ..
+        } = RuntimeConfig::default();
         Self {
             arbiters,
             reconcile_every,
             unreadable_after,
+            quarantine: None,
+            wakeups_per_second,
             timeouts: timeouts.into(),
             caps: caps.into(),
             clock: clock.into(),
@@ -137,6 +153,8 @@ impl RuntimeSection {
             arbiters: self.arbiters,
             reconcile_every: self.reconcile_every,
             unreadable_after: self.unreadable_after,
+            quarantine: self.quarantine.unwrap_or_default().duration(),
+            wakeups_per_second: self.wakeups_per_second,
             timeouts: Timeouts { call, settle, snapshot, transfer, look_every },
             caps: Caps { backups, repairs_per_host, repairs_per_cloud, actions, publishing },
             clock: ClockLimits { step, doubt, stable },
@@ -144,8 +162,8 @@ impl RuntimeSection {
         }
     }
 
-    /// The first key that makes no sense, and what was expected.
-    pub(super) fn wrong(&self) -> Option<(&'static str, &'static str)> {
+    /// The keys that make no sense, and what was expected.
+    pub(super) fn wrong(&self) -> Vec<(&'static str, &'static str)> {
         let (timeouts, caps, clock) = (&self.timeouts, &self.caps, &self.clock);
         let some = "expected more than 0s";
         let one = "is 0, expected at least 1";
@@ -168,6 +186,7 @@ impl RuntimeSection {
             ("clock.stable", clock.stable.is_zero(), some),
         ]
         .into_iter()
-        .find_map(|(key, wrong, expected)| wrong.then_some((key, expected)))
+        .filter_map(|(key, wrong, expected)| wrong.then_some((key, expected)))
+        .collect()
     }
 }

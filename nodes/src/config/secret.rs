@@ -10,6 +10,8 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
 /// What is shown in its place.
 const MASK: &str = "***";
+/// What is said of a credential's name that could lead out of its folder.
+const NO_CREDENTIAL: &str = "a credential is a plain name, without / and not beginning with a dot";
 
 /// Where a secret is to be had. Shows where, never what; of a URL everything but the password.
 #[derive(Clone, PartialEq, Eq)]
@@ -79,13 +81,25 @@ impl Secret {
         match self {
             Self::Inline(secret) => Ok(secret.clone()),
             Self::File(path) => read_file(path),
-            Self::Credential(name) => {
-                let folder = std::env::var_os("CREDENTIALS_DIRECTORY")
-                    .ok_or_else(|| SecretError::NoCredentials(name.clone()))?;
-                read_file(&Path::new(&folder).join(name))
-            }
+            Self::Credential(name) => read_file(&credential_path(name)?),
         }
     }
+}
+
+/// Where systemd put a credential.
+pub(super) fn credential_path(name: &str) -> Result<PathBuf, SecretError> {
+    let folder =
+        std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| SecretError::NoCredentials(name.to_owned()))?;
+    Ok(Path::new(&folder).join(name))
+}
+
+/// Reads the name of a credential: it becomes part of a path.
+pub(super) fn plain_credential<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    if name.is_empty() || name.contains('/') || name.starts_with('.') {
+        return Err(Error::custom(NO_CREDENTIAL));
+    }
+    Ok(name)
 }
 
 fn read_file(path: &Path) -> Result<Revealed, SecretError> {
@@ -150,6 +164,37 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
+/// A secret that is no URL: of one that stands in the configuration nothing at all is shown.
+#[derive(Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Password(Secret);
+
+impl Password {
+    /// Where it is to be had.
+    #[must_use]
+    pub const fn secret(&self) -> &Secret {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Secret::Inline(_) => f.write_str(MASK),
+            place @ (Secret::File(_) | Secret::Credential(_)) => fmt::Debug::fmt(place, f),
+        }
+    }
+}
+
+impl Serialize for Password {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            Secret::Inline(_) => serializer.serialize_str(MASK),
+            place @ (Secret::File(_) | Secret::Credential(_)) => place.serialize(serializer),
+        }
+    }
+}
+
 struct SecretVisitor;
 
 impl<'de> Visitor<'de> for SecretVisitor {
@@ -173,7 +218,7 @@ impl<'de> Visitor<'de> for SecretVisitor {
         match key.as_str() {
             "file" => Ok(Secret::File(value.into())),
             "credential" if value.is_empty() || value.contains('/') || value.starts_with('.') => {
-                Err(Error::custom("a credential is a plain name, without / and not beginning with a dot"))
+                Err(Error::custom(NO_CREDENTIAL))
             }
             "credential" => Ok(Secret::Credential(value)),
             _ => Err(Error::unknown_field(&key, &["file", "credential"])),
@@ -199,6 +244,14 @@ mod tests {
             assert!(!shown.contains("s3cr3t") || url == "amqp://s3cr3t@x:1@h", "{shown}");
         }
         assert_eq!(mask_url("file:///var/lib/reeve/vault"), "file:///var/lib/reeve/vault");
+    }
+
+    #[test]
+    fn a_password_that_looks_like_a_url_is_not_shown_either() {
+        let read: std::collections::BTreeMap<String, Password> = toml::from_str("a = \"x://s3cr3t\"").unwrap();
+        assert_eq!(format!("{read:?} {}", serde_json::to_string(&read).unwrap()), r#"{"a": ***} {"a":"***"}"#);
+        let read: std::collections::BTreeMap<String, Password> = toml::from_str("a = { credential = \"c\" }").unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), r#"{"a":{"credential":"c"}}"#);
     }
 
     #[test]

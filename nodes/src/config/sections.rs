@@ -8,6 +8,8 @@ use reeve_lifecycle::policy::Policy;
 use reeve_protocol::{CloudName, NodeId, Span};
 use serde::{Deserialize, Serialize};
 
+use super::cluster::{ClusterSection, RpcSection};
+use super::openstack::OpenStackSection;
 use super::runtime::RuntimeSection;
 use super::secret::Secret;
 
@@ -16,6 +18,9 @@ use super::secret::Secret;
 pub struct Config {
     /// `[node]`: this node.
     pub node: NodeSection,
+    /// `[cluster]`: the nodes that share the work. Default: none, this node works alone and keeps its own records.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterSection>,
     /// `[bus]`: the message broker. Default: none, everything stays in this process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bus: Option<BusSection>,
@@ -33,11 +38,23 @@ pub struct Config {
     pub policy: BTreeMap<String, Policy>,
 }
 
+/// What a node without a cluster calls its cluster.
+const STANDALONE: &str = "standalone";
+
+impl Config {
+    /// What the cluster is called; a node without one is a cluster of its own.
+    #[must_use]
+    pub fn cluster_name(&self) -> &str {
+        self.cluster.as_ref().map_or(STANDALONE, |cluster| cluster.name.as_str())
+    }
+}
+
 /// `[node]`. This node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NodeSection {
-    /// Its name, unique in its cluster, at most 255 bytes. Default: the machine's host name.
+    /// Its name, unique in its cluster, at most 255 bytes. A second node of the same name is refused at its start, and a
+    /// node keeps its name for life. Default: the machine's host name.
     pub id: NodeId,
     /// The folder of everything that must survive a restart; made with mode 0700. Default `/var/lib/reeve`.
     pub data_dir: PathBuf,
@@ -53,10 +70,14 @@ pub struct NodeSection {
 
 impl Default for NodeSection {
     fn default() -> Self {
-        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let id = NodeId::new(name.trim()).or_else(|_| NodeId::new("reeve")).expect("a short plain word is a node id");
+        let id = NodeId::new(host_name()).or_else(|_| NodeId::new("reeve")).expect("a short plain word is a node id");
         Self { id, data_dir: "/var/lib/reeve".into(), site: None, zone: None, labels: BTreeMap::new() }
     }
+}
+
+/// The machine's name, as the kernel knows it; empty if it does not say.
+pub(super) fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
 /// `[bus]`. RabbitMQ.
@@ -85,19 +106,12 @@ const fn default_publish_timeout() -> Span {
     Span::from_secs(5)
 }
 
-/// `[rpc]`. Where administrators are answered.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RpcSection {
-    /// The path of the private socket, mode 0600, at most 107 bytes. Default `<data_dir>/reeve.sock`.
-    pub socket: PathBuf,
-}
-
 /// `[vault]`. Where backups are kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct VaultSection {
-    /// `file:///ABSOLUTE/PATH`: a folder, made if missing. Default `file://<data_dir>/vault`.
+    /// `file:///ABSOLUTE/PATH`: a folder, made if missing. With `[cluster]` it is required, and must be one folder that
+    /// every node mounts: whoever takes a VM over reads the backups that another made. Default `file://<data_dir>/vault`.
     pub url: String,
 }
 
@@ -132,7 +146,7 @@ pub enum LogFormat {
 pub struct CloudSection {
     /// Its name: in records, in backups and in the name of its intake queue. Never changes. Required.
     pub name: CloudName,
-    /// `driver = "sim"` and the driver's own keys.
+    /// `driver = "openstack"` or `driver = "sim"`, and the driver's own keys.
     #[serde(flatten)]
     pub driver: Driver,
     /// Where its notifications come from; needs `[bus]`. Default none: the cloud is only asked.
@@ -146,6 +160,8 @@ pub struct CloudSection {
 pub enum Driver {
     /// The simulated cloud; its keys are those of `SimConfig`.
     Sim(SimConfig),
+    /// An OpenStack.
+    OpenStack(Box<OpenStackSection>),
 }
 
 /// `[cloud.notifications]`. Where a cloud's notifications come from.

@@ -71,6 +71,7 @@ impl Stage {
             store: Arc::new(EmbeddedStore::new(db.clone())),
             bus: Arc::clone(&bus) as _,
             coordination: Arc::new(EmbeddedCoordination::new(db.clone())),
+            peers: Arc::new(reeve_ports::NoPeers),
             ports,
             policies: self.policies.clone(),
         };

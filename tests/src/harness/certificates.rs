@@ -1,10 +1,13 @@
-//! A private certificate authority, made anew for each server, and one certificate for loopback.
+//! A private certificate authority, made anew for each server, one certificate for loopback and one for a client.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose,
+};
 
 /// Certificate files of one test server, in PEM.
 #[derive(Debug)]
@@ -12,10 +15,13 @@ pub struct Certificates {
     ca: PathBuf,
     certificate: PathBuf,
     key: PathBuf,
+    client_certificate: PathBuf,
+    client_key: PathBuf,
 }
 
 impl Certificates {
-    /// Makes an authority and a server certificate for `localhost`, `127.0.0.1` and `::1`, and writes them to `folder`.
+    /// Makes an authority, a server certificate for `localhost`, `127.0.0.1` and `::1` and a client certificate for the
+    /// user `reeve`, and writes them to `folder`.
     ///
     /// # Errors
     /// When the files cannot be written.
@@ -29,14 +35,23 @@ impl Certificates {
         let names = ["localhost", "127.0.0.1", "::1"].map(String::from);
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name.push(DnType::CommonName, "localhost");
-        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        // etcd's own gateway is a client of its server, with the same certificate.
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let server_key = KeyPair::generate()?;
         let server = params.signed_by(&server_key, &authority)?;
+
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "reeve");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let client_key = KeyPair::generate()?;
+        let client = params.signed_by(&client_key, &authority)?;
 
         Ok(Self {
             ca: write(folder, "ca.pem", &authority.pem())?,
             certificate: write(folder, "server.pem", &server.pem())?,
             key: write(folder, "server-key.pem", &server_key.serialize_pem())?,
+            client_certificate: write(folder, "client.pem", &client.pem())?,
+            client_key: write(folder, "client-key.pem", &client_key.serialize_pem())?,
         })
     }
 
@@ -56,6 +71,18 @@ impl Certificates {
     #[must_use]
     pub fn key(&self) -> &Path {
         &self.key
+    }
+
+    /// The client's certificate, user `reeve`.
+    #[must_use]
+    pub fn client_certificate(&self) -> &Path {
+        &self.client_certificate
+    }
+
+    /// The client's key, PKCS #8.
+    #[must_use]
+    pub fn client_key(&self) -> &Path {
+        &self.client_key
     }
 }
 

@@ -8,9 +8,11 @@
 
 pub mod amqp;
 pub mod control;
+pub mod etcd;
 pub mod log;
 pub mod ports;
 pub mod process;
+pub mod proxy;
 pub mod rabbitmq;
 pub mod reeve;
 
@@ -18,7 +20,9 @@ mod certificates;
 
 pub use certificates::Certificates;
 pub use control::Control;
+pub use etcd::Etcd;
 pub use log::{ErrorGuard, forbid_errors, forbid_errors_everywhere};
 pub use ports::Port;
 pub use process::ChildGuard;
-pub use rabbitmq::RabbitMq;
+pub use proxy::{Mode, Proxy};
+pub use rabbitmq::{RabbitCluster, RabbitMq};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use reeve_lifecycle::record::{Health, RECORD_FORMAT};
 use reeve_lifecycle::{VmInput, VmRecord, next_deadline, recover};
 use reeve_protocol::{Epoch, ShardId, Span, Timestamp, VmId, codec};
-use reeve_runtime::{Ownership, Ports, Timeouts};
+use reeve_runtime::{Acts, Ownership, Ports, Timeouts};
 
 use super::commit::Taken;
 use super::executor::Executor;
@@ -48,6 +48,7 @@ impl World {
             epoch: Epoch(epoch),
             coordination: Arc::new(coordination),
             introducer: Arc::new(SimIntroducer(Arc::clone(&inbox))),
+            acts: Acts::default(),
         };
         self.node = Some(Node {
             tasks: Executor::new(),

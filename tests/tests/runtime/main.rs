@@ -5,7 +5,10 @@
 
 mod chaos;
 mod clock;
+mod cold_start;
+mod council;
 mod faulty;
+mod hand_over;
 mod holds;
 mod intake;
 mod outage;
@@ -13,6 +16,9 @@ mod ownership;
 mod perform;
 mod perform_bench;
 mod poison;
+mod realm;
 mod store;
 mod supervision;
+mod takeover;
+mod tenants;
 mod world;

@@ -20,7 +20,7 @@ use reeve_ports::{Clock, Cloud, CloudError, Coordination};
 use reeve_protocol::event::BackupPurpose;
 use reeve_protocol::observation::{Said, VmFacts, VmState};
 use reeve_protocol::{BackupId, CloudName, Epoch, Generation, ShardId, Span, Timestamp, VmId};
-use reeve_runtime::{EffectContext, Introducer, Ownership, Ports, Timeouts, perform};
+use reeve_runtime::{Acts, EffectContext, Introducer, Ownership, Ports, Timeouts, perform};
 
 use crate::world::{TestClock, cloud};
 
@@ -115,6 +115,7 @@ impl Bench {
             epoch: Epoch(1),
             coordination: Arc::clone(&term) as Arc<dyn Coordination>,
             introducer: Arc::new(Nobody),
+            acts: Acts::default(),
         });
         let policy = NamedPolicy { name: "default".to_owned(), terms: Policy::default() };
         let mut record = VmRecord::unseen(vm, cloud(), policy);

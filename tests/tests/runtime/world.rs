@@ -22,20 +22,28 @@ use crate::faulty::{FlakyBus, FlakyCoordination, FlakyProbe, FlakyStore};
 
 /// How much faster than real time the tests' clock goes.
 const SCALE: u32 = 20;
+/// How many VMs a second a node wakes that missed something.
+pub(crate) const WAKEUPS: u32 = 10;
 /// The longest that a test waits for something, in real time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A clock that goes [`SCALE`] times as fast as the machine's, and that tests set and put to sleep.
+/// A clock that goes so many times as fast as the machine's, and that tests set and put to sleep.
 pub(crate) struct TestClock {
     began: (Timestamp, Duration),
+    scale: u32,
     wall_ms: AtomicI64,
     asleep_ms: AtomicI64,
 }
 
 impl TestClock {
     pub(crate) fn new() -> Self {
+        Self::scaled(SCALE)
+    }
+
+    /// One that goes so many times as fast.
+    pub(crate) fn scaled(scale: u32) -> Self {
         let began = (SystemClock.now(), SystemClock.elapsed());
-        Self { began, wall_ms: AtomicI64::new(0), asleep_ms: AtomicI64::new(0) }
+        Self { began, scale, wall_ms: AtomicI64::new(0), asleep_ms: AtomicI64::new(0) }
     }
 
     /// Sets the wall clock.
@@ -51,7 +59,7 @@ impl TestClock {
     }
 
     fn run(&self) -> Duration {
-        (SystemClock.elapsed() - self.began.1) * SCALE
+        (SystemClock.elapsed() - self.began.1) * self.scale
     }
 }
 
@@ -68,7 +76,7 @@ impl Clock for TestClock {
     }
 
     async fn sleep(&self, duration: Duration) {
-        tokio::time::sleep(duration / SCALE).await;
+        tokio::time::sleep(duration / self.scale).await;
     }
 }
 
@@ -175,6 +183,7 @@ impl World {
             shards: 4,
             arbiters: 2,
             reconcile_every: Span::from_secs(20),
+            wakeups_per_second: WAKEUPS,
             clock: ClockLimits { stable: Duration::from_secs(30), ..ClockLimits::default() },
             ..RuntimeConfig::default()
         };
@@ -183,6 +192,7 @@ impl World {
             store: Arc::clone(&store) as Arc<dyn RecordStore>,
             bus: Arc::clone(&outward) as Arc<dyn Bus>,
             coordination: Arc::clone(&coordination) as Arc<dyn reeve_ports::Coordination>,
+            peers: Arc::new(reeve_ports::NoPeers),
             ports,
             policies: policies.clone(),
         };
@@ -277,7 +287,7 @@ pub(crate) fn command(id: &str, vm: VmId, kind: CommandKind) -> Command {
 }
 
 /// Lets the cloud's time pass, and carries what it says to the intake.
-fn drive(sim: Arc<SimCloud>, bus: EmbeddedBus) -> tokio::task::JoinHandle<()> {
+pub(crate) fn drive(sim: Arc<SimCloud>, bus: EmbeddedBus) -> tokio::task::JoinHandle<()> {
     let (sender, mut bodies) = tokio::sync::mpsc::unbounded_channel::<Vec<u8>>();
     sim.notify(Arc::new(move |body| {
         let _ = sender.send(body);

@@ -23,6 +23,7 @@ mod journal;
 mod model;
 mod notification;
 mod probe;
+mod provider;
 #[cfg(test)]
 mod tests;
 mod world;
@@ -34,12 +35,13 @@ use std::time::Duration;
 use reeve_ports::{Clock, CloudError};
 use reeve_protocol::{Timestamp, VmId};
 
-pub use self::audit::{Actor, Answer, AuditEntry, CallKind, MAX_CHANGES, MAX_LOOKS};
+pub use self::audit::{Actor, Answer, AuditEntry, CallKind, MAX_CHANGES, MAX_LOOKS, as_caller};
 pub use self::config::{MAX_DISK_BYTES, SimConfig, SimConfigError};
 pub use self::content::Content;
 pub use self::fault::{Fault, FaultError, FaultKind, MAX_ORDERED, RandomFaults};
 pub use self::journal::JournalError;
 pub use self::model::{Cure, GroundTruth, GuestState};
+pub use self::provider::{AddressView, ServerView, SnapshotView, VolumeView};
 
 use self::chance::Dice;
 use self::content::Contents;
@@ -53,6 +55,10 @@ const NOT_POISONED: &str = "nothing panics while the simulated cloud is locked";
 
 /// Takes the bodies of notifications. Called without any lock held.
 pub type Sink = Arc<dyn Fn(Vec<u8>) + Send + Sync>;
+
+/// Is shown every entry of the audit that changes something, in order and before the call is answered. Called with the
+/// cloud locked: it must neither call the cloud nor wait.
+pub type Witness = Arc<dyn Fn(&AuditEntry) + Send + Sync>;
 
 /// Why a simulated cloud could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +84,7 @@ struct Inner {
     /// Why the journal could not be written: what is in memory is not on file, so nothing is answered any more.
     broken: Option<String>,
     sink: Option<Sink>,
+    witness: Option<Witness>,
     /// A notification that comes late: sent after the next one.
     late: Option<Vec<u8>>,
     sent: u64,
@@ -146,7 +153,7 @@ impl SimCloud {
     fn of(clock: Arc<dyn Clock>, mut world: World, journal: Option<Journal>) -> Self {
         world.take_change();
         let faults = FaultPlan::new(world.config.faults_per_mille);
-        let inner = Inner { world, faults, journal, broken: None, sink: None, late: None, sent: 0 };
+        let inner = Inner { world, faults, journal, broken: None, sink: None, witness: None, late: None, sent: 0 };
         Self { clock, inner: Mutex::new(inner) }
     }
 
@@ -156,6 +163,11 @@ impl SimCloud {
         let mut inner = self.lock();
         inner.world.listened_to = true;
         inner.sink = Some(sink);
+    }
+
+    /// Shows every changing call from now on to this witness.
+    pub fn witness(&self, witness: Witness) {
+        self.lock().witness = Some(witness);
     }
 
     /// Ends every task whose time has come, and tells of it. Every call does this first.
@@ -232,6 +244,7 @@ impl SimCloud {
             seq: inner.world.counters.calls,
             at: now,
             by: call.by,
+            caller: audit::caller(),
             call: call.kind,
             vm: made.or(call.vm),
             detail: call.detail,
@@ -239,6 +252,9 @@ impl SimCloud {
             answer: Answer::of(&result),
             applied,
         };
+        if let Some(witness) = inner.witness.as_ref().filter(|_| entry.applied || !entry.call.is_look()) {
+            witness(&entry);
+        }
         inner.world.log(entry);
         let committed = inner.commit();
         self.send(inner);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use reeve_protocol::{Epoch, ShardId};
 
 use crate::coordination::{Coordination, CoordinationError};
@@ -29,6 +30,11 @@ macro_rules! coordination_conformance {
             an_epoch_that_never_was_is_refused
             shards_have_epochs_of_their_own
             epochs_grow_across_restarts
+            a_shard_that_nobody_else_is_to_own_is_wanted
+            what_was_released_can_be_claimed_with_a_greater_epoch
+            a_release_of_an_older_epoch_takes_nothing_away
+            an_owner_is_neither_lost_nor_told_to_go
+            a_node_that_can_claim_may_act
         );
     };
     (@cases #[$test:meta] $fixture:expr; $($case:ident)*) => {
@@ -94,4 +100,56 @@ pub async fn epochs_grow_across_restarts(fixture: &mut impl CoordinationFixture)
     assert!(after > before, "{before:?} {after:?}");
     let refused = fixture.coordination().confirm(ShardId(6), before).await;
     assert_eq!(refused, Err(CoordinationError::NotOwner(ShardId(6))));
+}
+
+/// And waiting for that ends, before its claim and after.
+pub async fn a_shard_that_nobody_else_is_to_own_is_wanted(fixture: &mut impl CoordinationFixture) {
+    let coordination = fixture.coordination();
+    coordination.until_wanted(ShardId(1)).await;
+    claim(fixture, 1).await;
+    coordination.until_wanted(ShardId(1)).await;
+}
+
+/// And is not lost by that.
+pub async fn what_was_released_can_be_claimed_with_a_greater_epoch(fixture: &mut impl CoordinationFixture) {
+    let coordination = fixture.coordination();
+    let first = claim(fixture, 1).await;
+    for _ in 0..2 {
+        assert_eq!(coordination.release(ShardId(1), first).await, Ok(()));
+    }
+    assert_eq!(coordination.until_lost(ShardId(1), first).now_or_never(), None);
+    let second = claim(fixture, 1).await;
+    assert!(second > first, "{first:?} {second:?}");
+    assert_eq!(coordination.confirm(ShardId(1), second).await, Ok(()));
+}
+
+/// Nor does one of an epoch that never was.
+pub async fn a_release_of_an_older_epoch_takes_nothing_away(fixture: &mut impl CoordinationFixture) {
+    let coordination = fixture.coordination();
+    let (old, new) = (claim(fixture, 2).await, claim(fixture, 2).await);
+    for other in [old, Epoch(0)] {
+        assert_eq!(coordination.release(ShardId(2), other).await, Ok(()));
+    }
+    assert_eq!(coordination.confirm(ShardId(2), new).await, Ok(()));
+    assert_eq!(coordination.until_lost(ShardId(2), new).now_or_never(), None);
+}
+
+/// While nobody else comes.
+pub async fn an_owner_is_neither_lost_nor_told_to_go(fixture: &mut impl CoordinationFixture) {
+    let coordination = fixture.coordination();
+    let epoch = claim(fixture, 3).await;
+    assert_eq!(coordination.confirm(ShardId(3), epoch).await, Ok(()));
+    assert_eq!(coordination.until_lost(ShardId(3), epoch).now_or_never(), None);
+    assert_eq!(coordination.until_unwanted(ShardId(3)).now_or_never(), None);
+}
+
+/// From before its first claim on.
+pub async fn a_node_that_can_claim_may_act(fixture: &mut impl CoordinationFixture) {
+    let coordination = fixture.coordination();
+    coordination.until_wanted(ShardId(1)).await;
+    assert!(coordination.may_act());
+    claim(fixture, 1).await;
+    assert!(coordination.may_act());
+    assert_eq!(coordination.skew().by_ms, None);
+    assert!(!coordination.skew().exceeded);
 }

@@ -67,6 +67,21 @@ impl ArbiterPool {
         slot.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(ArbiterHandle::alive)
     }
 
+    /// Waits until every thread has answered.
+    pub(crate) async fn answer(&self) -> Result<(), NoSystem> {
+        for index in 0..self.arbiters.len() {
+            let arbiter = self.get(index).await?;
+            let (sender, receiver) = oneshot::channel();
+            arbiter.0.spawn_fn(move || {
+                // Whoever asked may have gone.
+                let _ = sender.send(());
+            });
+            // One that died meanwhile is replaced when it is next asked for.
+            let _ = receiver.await;
+        }
+        Ok(())
+    }
+
     /// Stops a thread with everything on it; true if it ran.
     pub(crate) fn kill(&self, index: usize) -> bool {
         Self::alive(&self.arbiters[index % self.arbiters.len()]).is_some_and(|arbiter| arbiter.stop())

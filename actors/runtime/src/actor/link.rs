@@ -3,12 +3,10 @@
 
 use std::sync::Arc;
 
-use actix::WeakAddr;
 use reeve_protocol::VmId;
 use reeve_protocol::event::Child;
 
-use super::supervisor::VmSupervisor;
-use super::{ToVm, VmOwner};
+use super::{ToVm, VmOwner, WeakVmHandle};
 
 /// How a supervisor ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,14 +59,14 @@ impl Drop for VmLink {
 
 /// The link of a child to its supervisor.
 pub(super) struct ChildLink {
-    supervisor: WeakAddr<VmSupervisor>,
+    supervisor: WeakVmHandle,
     child: Child,
     incarnation: u32,
     armed: bool,
 }
 
 impl ChildLink {
-    pub(super) fn new(supervisor: WeakAddr<VmSupervisor>, child: Child, incarnation: u32) -> Self {
+    pub(super) fn new(supervisor: WeakVmHandle, child: Child, incarnation: u32) -> Self {
         Self { supervisor, child, incarnation, armed: true }
     }
 
@@ -82,14 +80,14 @@ impl ChildLink {
     pub(super) fn offer(&self, message: ToVm) {
         if let Some(supervisor) = self.supervisor.upgrade() {
             // Full or gone: it is told again, or nobody needs to know.
-            let _ = supervisor.try_send(message);
+            let _ = supervisor.offer(message);
         }
     }
 
     /// Tells the supervisor something, if it is still there.
     pub(super) fn tell(&self, message: ToVm) {
         if let Some(supervisor) = self.supervisor.upgrade() {
-            supervisor.do_send(message);
+            supervisor.send(message);
         }
     }
 }

@@ -21,8 +21,10 @@ mod supervisor;
 mod system;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use actix::{Actor, Addr, Message};
+use actix::{Actor, Addr, Message, WeakAddr};
 use reeve_lifecycle::record::Hold;
 use reeve_lifecycle::{EffectKey, Outcome, Verdict, VmInput, VmRecord};
 use reeve_protocol::admin::ActorView;
@@ -36,7 +38,7 @@ pub(crate) use self::intensity::{Intensity, Limit};
 pub(crate) use self::link::{End, VmLink};
 pub use self::system::run_system;
 use crate::perform::Ownership;
-use crate::shared::Shared;
+use crate::shared::{Over, Shared};
 
 /// The answer to an input.
 #[derive(Debug)]
@@ -121,6 +123,10 @@ pub(crate) struct ShardTerm {
     pub(crate) shared: Arc<Shared>,
     pub(crate) ownership: Arc<Ownership>,
     pub(crate) owner: Arc<dyn VmOwner>,
+    /// Until when what a predecessor began may still be on its way, by the boot-time clock.
+    pub(crate) quarantine: Duration,
+    /// The term is over: nothing is written or done in its name any more.
+    pub(crate) over: Arc<Over>,
 }
 
 /// What a supervisor is told.
@@ -143,8 +149,13 @@ pub(crate) enum ToVm {
     Kill(Option<Child>, oneshot::Sender<Told>),
     /// Stop a child in order and start it again, or the supervisor itself.
     Restart(Option<Child>, oneshot::Sender<Told>),
-    /// Stop in order; the link says when it is done.
+    /// Stop in order: the commit under way is awaited, what waits behind it is not decided. The link says when it is
+    /// done.
     Halt,
+    /// The wait before the effects of a predecessor, or before a deadline that was missed, is over.
+    Wake,
+    /// The wait before a child is started again is over.
+    ChildAgain(Child),
     /// An effect was performed.
     Performed { key: EffectKey, outcome: Outcome },
     /// A child ended by itself.
@@ -155,19 +166,60 @@ impl Message for ToVm {
     type Result = ();
 }
 
+/// How many messages are on their way to a supervisor.
+#[derive(Clone, Default)]
+struct Depth(Arc<AtomicU32>);
+
+impl Depth {
+    fn sent(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn received(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// A way to a supervisor.
 #[derive(Clone)]
-pub(crate) struct VmHandle(Addr<supervisor::VmSupervisor>);
+pub(crate) struct VmHandle {
+    address: Addr<supervisor::VmSupervisor>,
+    depth: Depth,
+}
+
+/// A way to a supervisor that does not keep it.
+#[derive(Clone)]
+struct WeakVmHandle {
+    address: WeakAddr<supervisor::VmSupervisor>,
+    depth: Depth,
+}
+
+impl WeakVmHandle {
+    fn upgrade(&self) -> Option<VmHandle> {
+        let address = self.address.upgrade()?;
+        Some(VmHandle { address, depth: self.depth.clone() })
+    }
+}
 
 impl VmHandle {
     /// Sends without a bound; for those whose own work is bounded.
     pub(crate) fn send(&self, message: ToVm) {
-        self.0.do_send(message);
+        self.depth.sent();
+        self.address.do_send(message);
     }
 
     /// Sends unless the mailbox is full; gives up then.
     pub(crate) fn offer(&self, message: ToVm) -> bool {
-        self.0.try_send(message).is_ok()
+        self.depth.sent();
+        let taken = self.address.try_send(message).is_ok();
+        if !taken {
+            self.depth.received();
+        }
+        taken
     }
 
     /// What this function makes of the record; `None` when the supervisor has ended.
@@ -206,10 +258,12 @@ pub(crate) fn spawn_vm(
     record: VmRecord,
     link: VmLink,
 ) -> OwnedVm {
+    let depth = Depth::default();
+    let received = depth.clone();
     let address = supervisor::VmSupervisor::start_in_arbiter(arbiter.handle(), move |_| {
-        supervisor::VmSupervisor::new(term, record, link)
+        supervisor::VmSupervisor::new(term, record, link, received)
     });
-    OwnedVm(VmHandle(address))
+    OwnedVm(VmHandle { address, depth })
 }
 
 #[cfg(test)]

@@ -1,33 +1,57 @@
-//! Answers administrators.
+//! Answers administrators, on any node for any VM.
+//!
+//! ```text
+//! request ─ about a VM ─► here? ─ yes ─► answered
+//!    │                      └ no ─► its owner is asked; "not the owner": again, until patience ends
+//!    ├─ a list ─► every owner is asked, or there is no list
+//!    └─ forwarded by a node ─► answered from what is here, nobody else is asked
+//! ```
+
+mod cluster;
+mod vms;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::future::join_all;
-use reeve_lifecycle::{VmInput, VmRecord};
-use reeve_ports::{AdminService, BusError, DeadLetter};
+use reeve_ports::{AdminService, BusError, Clock, DeadLetter, SystemClock};
+use reeve_protocol::Timestamp;
 use reeve_protocol::admin::{
-    ActorView, AdminReply, AdminRequest, DeadView, EventView, MAX_LIMIT, NodeView, Principal, VmView, permit,
+    ActorView, AdminReply, AdminRequest, DeadView, EventView, MAX_LIMIT, NodeView, Principal, permit,
 };
-use reeve_protocol::command::{Command, Refusal, RefusalCode};
-use reeve_protocol::{ShardId, Timestamp, VmId};
+use reeve_protocol::command::{Refusal, RefusalCode};
+use reeve_protocol::{NodeId, ShardId};
 use tokio::sync::oneshot;
 
 use super::NodeHandle;
-use super::consumer::{answer_of, resolve_policy};
 use super::root::ToRoot;
-use super::router::Sending;
-use super::shard::{Found, ToShard};
-use crate::actor::{ToVm, Told, VmHandle};
+use super::router::Standing;
+use super::shard::ToShard;
 use crate::masking::masked;
-use crate::view;
 
 /// How long an administrator waits. What was asked for may still be done.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How many events are looked through for one page of a filtered list.
 const MAX_SCANNED: usize = 10_000;
+/// What a node says that is asked for what it does not have. Nothing was done then.
+const NOT_OWNER: &str = "not the owner: another node owns its shard";
+/// What it says of what it is about to have. Nothing was done then.
+const LOADING: &str = "its supervisor is being started";
 
 type Answer = Result<AdminReply, Refusal>;
+
+/// Until when somebody waits, in real time: an operator's patience does not follow a simulated clock.
+#[derive(Debug, Clone, Copy)]
+struct Deadline(Duration);
+
+impl Deadline {
+    fn after(patience: Duration) -> Self {
+        Self(SystemClock.elapsed() + patience)
+    }
+
+    fn left(self) -> Duration {
+        self.0.saturating_sub(SystemClock.elapsed())
+    }
+}
 
 #[async_trait]
 impl AdminService for NodeHandle {
@@ -35,8 +59,8 @@ impl AdminService for NodeHandle {
         if let Err(refusal) = permit(by, &request) {
             return AdminReply::Refused(refusal);
         }
-        // Real time, as in `stop`.
-        match tokio::time::timeout(PATIENCE, Box::pin(self.answer(request))).await {
+        let deadline = Deadline::after(PATIENCE);
+        match tokio::time::timeout(PATIENCE, Box::pin(self.answer(by, request, deadline))).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(refusal)) => AdminReply::Refused(refusal),
             Err(_) => AdminReply::Refused(unavailable("no answer in time; it may still be done")),
@@ -48,6 +72,10 @@ fn unavailable(message: impl Into<String>) -> Refusal {
     Refusal::new(RefusalCode::Unavailable, message)
 }
 
+fn not_found(what: impl std::fmt::Display) -> Refusal {
+    Refusal::new(RefusalCode::NotFound, format!("no {what} is known"))
+}
+
 fn bus_failed(error: &BusError) -> Refusal {
     match error {
         BusError::Unavailable(why) => unavailable(why.as_str()),
@@ -55,14 +83,53 @@ fn bus_failed(error: &BusError) -> Refusal {
     }
 }
 
+/// Whether a refusal says that nothing was done and that it will pass by itself.
+fn is_passing(refusal: &Refusal) -> bool {
+    refusal.code == RefusalCode::Unavailable && (refusal.message == NOT_OWNER || refusal.message == LOADING)
+}
+
 impl NodeHandle {
-    async fn answer(&self, request: AdminRequest) -> Answer {
+    /// Answers for the whole cluster.
+    async fn answer(&self, by: &Principal, request: AdminRequest, deadline: Deadline) -> Answer {
         match request {
-            AdminRequest::VmList { limit, marker, lease } => self.list(limit, marker, lease).await,
-            AdminRequest::VmShow(vm) => self.show(vm).await,
-            AdminRequest::VmHistory(vm) => Ok(AdminReply::History(self.of(vm, view::history).await?)),
-            AdminRequest::BackupList(vm) => Ok(AdminReply::Backups(self.of(vm, view::backups).await?)),
-            AdminRequest::Command(command) => self.command(command).await,
+            AdminRequest::VmList { limit, marker, lease } => self.list_all(by, limit, marker, lease, deadline).await,
+            AdminRequest::VmShow(vm)
+            | AdminRequest::VmHistory(vm)
+            | AdminRequest::BackupList(vm)
+            | AdminRequest::ActorTree(Some(vm))
+            | AdminRequest::ActorKill { vm, .. }
+            | AdminRequest::ActorRestart { vm, .. } => self.at_owner(by, vm, request, deadline).await,
+            AdminRequest::Command(ref command) => self.at_owner(by, command.vm, request, deadline).await,
+            AdminRequest::NodeShow(ref node) | AdminRequest::ActorTreeOf(ref node) => {
+                let node = node.clone();
+                self.at_node(by, &node, request, deadline).await
+            }
+            AdminRequest::Forwarded { by, request } => {
+                permit(&by, &request)?;
+                self.local(&by, *request).await
+            }
+            AdminRequest::Events { .. }
+            | AdminRequest::DeadList { .. }
+            | AdminRequest::DeadReplay(_)
+            | AdminRequest::DeadDrop(_)
+            | AdminRequest::ActorTree(None)
+            | AdminRequest::Node
+            | AdminRequest::NodeList
+            | AdminRequest::NodeDrain(_)
+            | AdminRequest::NodeUndrain(_)
+            | AdminRequest::ShardList
+            | AdminRequest::Cancel(_) => self.local(by, request).await,
+        }
+    }
+
+    /// Answers from what is here, and asks nobody else.
+    async fn local(&self, by: &Principal, request: AdminRequest) -> Answer {
+        match request {
+            AdminRequest::VmList { limit, marker, lease } => self.list(by, limit, marker, lease).await,
+            AdminRequest::VmShow(vm) => self.show(by, vm).await,
+            AdminRequest::VmHistory(vm) => self.history(by, vm).await,
+            AdminRequest::BackupList(vm) => self.backups(by, vm).await,
+            AdminRequest::Command(command) => self.command(by, command).await,
             AdminRequest::Events { since, after, subject, limit } => self.events(since, after, subject, limit).await,
             AdminRequest::DeadList { from, limit } => {
                 let limit = usize::try_from(limit.min(MAX_LIMIT)).unwrap_or_default();
@@ -78,127 +145,31 @@ impl NodeHandle {
                 Ok(AdminReply::Done)
             }
             AdminRequest::ActorTree(None) => Ok(AdminReply::Actors(Box::new(self.tree().await?))),
-            AdminRequest::ActorTree(Some(vm)) => {
-                let handle = self.live(vm).await?;
-                let (sender, receiver) = oneshot::channel();
-                handle.send(ToVm::Tree(sender));
-                let tree = receiver.await.map_err(|_| unavailable("its supervisor is being restarted"))?;
-                Ok(AdminReply::Actors(Box::new(tree)))
+            AdminRequest::ActorTree(Some(vm)) => self.vm_tree(by, vm).await,
+            AdminRequest::ActorKill { vm, child } => self.kill(by, vm, child).await,
+            AdminRequest::ActorRestart { vm, child } => self.restart(by, vm, child).await,
+            AdminRequest::Node => Ok(AdminReply::Node(Box::new(self.node().await?))),
+            AdminRequest::NodeList => Ok(AdminReply::Nodes(self.members().await?)),
+            AdminRequest::ShardList => Ok(AdminReply::Shards(self.shards())),
+            AdminRequest::NodeShow(node) => {
+                self.is_me(&node)?;
+                Ok(AdminReply::Node(Box::new(self.node().await?)))
             }
-            AdminRequest::ActorKill { vm, child } => {
-                let (reply, told) = oneshot::channel();
-                self.end(vm, ToVm::Kill(child, reply), told).await
+            AdminRequest::ActorTreeOf(node) => {
+                self.is_me(&node)?;
+                Ok(AdminReply::Actors(Box::new(self.tree().await?)))
             }
-            AdminRequest::ActorRestart { vm, child } => {
-                let (reply, told) = oneshot::channel();
-                self.end(vm, ToVm::Restart(child, reply), told).await
-            }
-            AdminRequest::Node => Ok(AdminReply::Node(Box::new(self.node().await))),
-            AdminRequest::NodeList
-            | AdminRequest::NodeShow(_)
-            | AdminRequest::NodeDrain(_)
-            | AdminRequest::NodeUndrain(_)
-            | AdminRequest::ShardList
-            | AdminRequest::ActorTreeOf(_)
-            | AdminRequest::Forwarded { .. }
-            | AdminRequest::Cancel(_) => Err(unavailable("this node runs without a cluster")),
-        }
-    }
-
-    async fn find(&self, vm: VmId) -> Result<Found, Refusal> {
-        let (sender, receiver) = oneshot::channel();
-        let shard = self.shared.router.shard_of(vm);
-        if !self.shared.owns(shard) {
-            return Err(unavailable("another node owns its shard"));
-        }
-        let owner = self.shared.router.owner(shard).ok_or_else(|| unavailable("its shard is being started"))?;
-        owner
-            .send_message(ToShard::Find { vm, reply: sender })
-            .map_err(|_| unavailable("its shard is being restarted"))?;
-        let found = receiver.await.map_err(|_| unavailable("its shard is being restarted"))?;
-        found.ok_or_else(|| Refusal::new(RefusalCode::NotFound, format!("no VM {vm} is known")))
-    }
-
-    async fn live(&self, vm: VmId) -> Result<VmHandle, Refusal> {
-        match self.find(vm).await? {
-            Found::Live(handle) => Ok(handle),
-            Found::Loading => Err(unavailable("its supervisor is being restarted")),
-            Found::Parked(reason) => Err(unavailable(format!("its stored record cannot be read: {reason}"))),
-        }
-    }
-
-    async fn of<T: Send + 'static>(
-        &self,
-        vm: VmId,
-        look: impl FnOnce(&VmRecord) -> T + Send + 'static,
-    ) -> Result<T, Refusal> {
-        let seen = self.live(vm).await?.look(look).await;
-        seen.ok_or_else(|| unavailable("its supervisor is being restarted"))
-    }
-
-    async fn show(&self, vm: VmId) -> Answer {
-        let shard = self.shared.router.shard_of(vm);
-        let node = self.shared.config.node.clone();
-        let shown = self.of(vm, move |record| view::vm(record, shard, &node)).await?;
-        Ok(AdminReply::Vm(Box::new(shown)))
-    }
-
-    async fn list(&self, limit: u32, marker: Option<VmId>, lease: Option<String>) -> Answer {
-        let limit = usize::try_from(limit.min(MAX_LIMIT)).unwrap_or_default();
-        let mut views: Vec<VmView> = Vec::new();
-        let mut after = marker;
-        while views.len() < limit {
-            let page = self.page(after, limit).await;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(*last);
-            let asked = page.into_iter().map(|(vm, found)| self.row(vm, found, lease.clone()));
-            views.extend(join_all(asked).await.into_iter().flatten());
-        }
-        views.truncate(limit);
-        Ok(AdminReply::Vms(views))
-    }
-
-    /// The next VMs of all shards, in the order of their ids.
-    async fn page(&self, after: Option<VmId>, limit: usize) -> Vec<(VmId, Found)> {
-        let mut asked = Vec::new();
-        for shard in 0..self.shared.config.runtime.shards {
-            let (sender, receiver) = oneshot::channel();
-            if let Some(owner) = self.shared.router.owner(ShardId(shard))
-                && owner.send_message(ToShard::After { after, limit, reply: sender }).is_ok()
-            {
-                asked.push(receiver);
+            AdminRequest::NodeDrain(node) => self.drain(&node).await,
+            AdminRequest::NodeUndrain(node) => self.undrain(&node).await,
+            AdminRequest::Cancel(_) => Ok(AdminReply::Done),
+            AdminRequest::Forwarded { .. } => {
+                Err(Refusal::new(RefusalCode::Invalid, "what a node forwards is not forwarded again"))
             }
         }
-        let mut page: Vec<(VmId, Found)> = join_all(asked).await.into_iter().flatten().flatten().collect();
-        page.sort_by_key(|(vm, _)| *vm);
-        page.truncate(limit);
-        page
     }
 
-    async fn row(&self, vm: VmId, found: Found, lease: Option<String>) -> Option<VmView> {
-        let shard = self.shared.router.shard_of(vm);
-        let node = self.shared.config.node.clone();
-        match found {
-            Found::Live(handle) => {
-                let row = move |record: &VmRecord| {
-                    let wanted = lease.is_none_or(|lease| lease == view::lease_state(&record.lease));
-                    wanted.then(|| view::vm(record, shard, &node))
-                };
-                handle.look(row).await.flatten()
-            }
-            Found::Parked(_) if lease.is_none() => Some(view::parked(vm, shard, &node)),
-            Found::Parked(_) | Found::Loading => None,
-        }
-    }
-
-    async fn command(&self, command: Command) -> Answer {
-        let policy = resolve_policy(&self.shared.policies, &command)?;
-        let input = VmInput::Commanded { command: command.clone(), policy };
-        let delivered = self.shared.router.deliver(Sending { vm: command.vm, cloud: None, input }).await;
-        match answer_of(&command, delivered) {
-            Some(answer) => answer.map(AdminReply::Accepted),
-            None => Err(unavailable("its supervisor ended each time it was told")),
-        }
+    fn is_me(&self, node: &NodeId) -> Result<(), Refusal> {
+        if *node == self.shared.config.node { Ok(()) } else { Err(not_found(format!("node {node}"))) }
     }
 
     async fn events(&self, since: Timestamp, after: Option<u64>, subject: Option<String>, limit: u32) -> Answer {
@@ -222,16 +193,6 @@ impl NodeHandle {
         Ok(AdminReply::Events(views))
     }
 
-    async fn end(&self, vm: VmId, message: ToVm, told: oneshot::Receiver<Told>) -> Answer {
-        self.live(vm).await?.send(message);
-        match told.await.map_err(|_| unavailable("its supervisor is being restarted"))? {
-            Told::Yes => Ok(AdminReply::Done),
-            Told::NoSuchChild => {
-                Err(Refusal::new(RefusalCode::NotFound, format!("VM {vm} has no such child now; see its actor tree")))
-            }
-        }
-    }
-
     async fn tree(&self) -> Result<ActorView, Refusal> {
         let (sender, receiver) = oneshot::channel();
         let gone = || unavailable("the node stops");
@@ -239,28 +200,33 @@ impl NodeHandle {
         receiver.await.map_err(|_| gone())
     }
 
-    async fn node(&self) -> NodeView {
-        let mut vms = 0;
-        for shard in 0..self.shared.config.runtime.shards {
+    /// How the node is, asked of its own actors: the root, every arbiter thread and every owner of a shard has to
+    /// answer, so that this answer is a sign of life.
+    async fn node(&self) -> Result<NodeView, Refusal> {
+        self.tree().await?;
+        self.arbiters.answer().await.map_err(|error| unavailable(error.to_string()))?;
+        let (mut vms, mut shards) = (0, 0);
+        for shard in (0..self.shared.config.runtime.shards).map(ShardId) {
             let (sender, receiver) = oneshot::channel();
-            if let Some(owner) = self.shared.router.owner(ShardId(shard))
+            if let Some(owner) = self.shared.router.owner(shard)
                 && owner.send_message(ToShard::Count(sender)).is_ok()
             {
                 vms += receiver.await.unwrap_or(0);
             }
+            shards += u16::from(matches!(self.shared.router.standing(shard), Standing::Owned | Standing::Leaving));
         }
         let counters = &self.shared.counters;
         let load = std::sync::atomic::Ordering::Relaxed;
-        NodeView {
+        Ok(NodeView {
             id: self.shared.config.node.clone(),
             cluster: self.shared.config.cluster.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             since: self.shared.since,
             vms: u64::try_from(vms).unwrap_or(u64::MAX),
-            shards: self.shared.config.runtime.shards,
+            shards,
             child_restarts: counters.child_restarts.load(load),
             outbox: u64::try_from(counters.outbox.load(load)).unwrap_or(0),
-        }
+        })
     }
 }
 

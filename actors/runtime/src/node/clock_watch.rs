@@ -1,7 +1,8 @@
-//! Watches the wall clock against the boot-time clock, once a second.
+//! Watches the wall clock against the boot-time clock and against those of the other nodes, once a second.
 //!
 //! ```text
 //! Believed ─ leap forward > doubt ─► Doubted (every lease end holds) ─ even for `stable`, or confirmed ─► Believed
+//!     │ └─── unlike the other nodes' ─┘
 //!     └ step > 2 s, or a second that took long (suspend) ─► every timer looks again
 //! ```
 //!
@@ -29,6 +30,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut even_since = shared.clock.elapsed();
     // A predecessor may have crashed in doubt: its hold is in the records until this watch has seen the clock go evenly.
     let mut doubted = true;
+    let mut skewed = false;
     let mut said_at = even_since;
     loop {
         let before = shared.clock.elapsed();
@@ -41,13 +43,27 @@ pub(super) async fn run(shared: Arc<Shared>) {
         } else if elapsed.saturating_sub(before) > LATE {
             shared.router.broadcast(&Broadcast::Rearm);
         }
-        if shared.trust.is_doubted() {
-            if !doubted {
-                tracing::warn!("the wall clock leapt forward; lease ends are on hold");
-                doubted = true;
-            }
-            if even_since == elapsed {
-                shared.router.broadcast(&Broadcast::Hold { cloud: None, hold: Hold::ClockUntrusted, begins: true });
+        let is_doubted = shared.trust.is_doubted();
+        if is_doubted && !doubted {
+            tracing::warn!("the wall clock leapt forward; lease ends are on hold");
+        }
+        let skew = shared.coordination.skew();
+        if skew.exceeded && !skewed {
+            tracing::warn!(by_ms = skew.by_ms, "the wall clock differs from the other nodes'; lease ends are on hold");
+        } else if skewed && !skew.exceeded {
+            tracing::info!(by_ms = skew.by_ms, "the wall clock agrees with the other nodes' again");
+        }
+        let begins = skew.exceeded && !skewed || is_doubted && even_since == elapsed;
+        skewed = skew.exceeded;
+        if skewed {
+            even_since = elapsed;
+        }
+        if is_doubted || skewed {
+            doubted = true;
+            shared.trust.settle(false);
+            if begins || elapsed.saturating_sub(said_at) >= SAY_EVERY {
+                said_at = elapsed;
+                hold(&shared, true);
             }
         }
         let even = elapsed.saturating_sub(even_since) >= stable;
@@ -58,7 +74,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
         if even && (doubted || elapsed.saturating_sub(said_at) >= SAY_EVERY) {
             doubted = false;
             said_at = elapsed;
-            shared.router.broadcast(&Broadcast::Hold { cloud: None, hold: Hold::ClockUntrusted, begins: false });
+            shared.trust.settle(true);
+            hold(&shared, false);
         }
     }
+}
+
+fn hold(shared: &Shared, begins: bool) {
+    shared.router.broadcast(&Broadcast::Hold { cloud: None, hold: Hold::ClockUntrusted, begins });
 }

@@ -8,6 +8,7 @@
 //! What is in flight is bounded by the prefetch. A delivery that is dropped on the way out goes back to its queue.
 
 mod command;
+mod introduction;
 mod notification;
 
 use std::future::Future;
@@ -20,12 +21,15 @@ use reeve_protocol::{CloudName, ShardId};
 use tokio::task::JoinSet;
 
 pub(super) use self::command::{answer_of, resolve_policy};
+pub(super) use self::introduction::ClusterIntroducer;
 use crate::node::router::Standing;
 use crate::shared::Shared;
 
 /// Property `type` of a notification that travels in a shard's queue.
 const NOTIFICATION: &str = "notification";
-/// Header of such a notification: the cloud that it is from.
+/// Property `type` of the introduction of a new VM that travels in a shard's queue.
+const INTRODUCTION: &str = "introduction";
+/// Header of such a message: the cloud that it is from.
 const HEADER_CLOUD: &str = "x-reeve-cloud";
 /// A message that was delivered this often without an end takes others down with it. A node that is killed returns
 /// messages too, so the limit is far above what restarts bring about.
@@ -49,13 +53,13 @@ pub(super) async fn requests(shared: Arc<Shared>) {
 pub(super) async fn shard_queue(shared: Arc<Shared>, shard: ShardId) {
     loop {
         // The queue is its owner's to consume: here its messages would only go round.
-        shared.router.until(shard, Standing::Owned).await;
+        shared.router.until(shard, |now| now == Standing::Owned).await;
         let consuming = std::pin::pin!(consume_shard(&shared, shard));
-        let lost = std::pin::pin!(shared.router.until(shard, Standing::Elsewhere));
-        match select(consuming, lost).await {
+        let left = std::pin::pin!(shared.router.until(shard, |now| now != Standing::Owned));
+        match select(consuming, left).await {
             Either::Left(((), _)) => return,
             // What is unsettled goes back with the consumer.
-            Either::Right(((), _)) => tracing::info!(%shard, "another node owns the shard; its queue is left to it"),
+            Either::Right(((), _)) => tracing::debug!(%shard, "the shard's queue is left to its next owner"),
         }
     }
 }
@@ -65,6 +69,7 @@ async fn consume_shard(shared: &Arc<Shared>, shard: ShardId) {
         let shared = Arc::clone(shared);
         let cloud = delivery.message.headers.get(HEADER_CLOUD).and_then(|cloud| CloudName::new(cloud.as_str()).ok());
         let taken: futures::future::BoxFuture<'static, ()> = match (delivery.message.kind.as_deref(), cloud) {
+            (Some(INTRODUCTION), Some(cloud)) => Box::pin(introduction::take(shared, cloud, delivery)),
             (Some(NOTIFICATION), Some(cloud)) => Box::pin(notification::take(shared, cloud, delivery)),
             (Some(_) | None, _) => Box::pin(command::take(shared, delivery)),
         };

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! start: outbox ─► shard owners (claim, load, supervisors recover) ─► clock watch, reconcilers, consumers
-//! stop:  consumers, reconcilers, clock watch ─► events out ─► supervisors (commit, workers end) ─► the rest
+//! stop:  consumers, reconcilers, clock watch ─► events out ─► shards (supervisors end, release) ─► the rest
 //! ```
 
 mod admin;
 mod clock_watch;
 mod consumer;
+mod load_report;
 pub(crate) mod outbox;
 mod reconciler;
 mod root;
@@ -22,20 +23,22 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorRef};
 use reeve_lifecycle::Policies;
-use reeve_ports::{Bus, Coordination, RecordStore};
+use reeve_ports::{Bus, Coordination, Peers, RecordStore};
 use reeve_protocol::ShardId;
+use reeve_protocol::admin::ShardView;
 use reeve_protocol::event::EventSource;
 use tokio::sync::{oneshot, watch};
 
 use self::outbox::Unpublished;
 use self::root::{NodeRoot, RootArguments, ToRoot};
-use self::router::Router;
+use self::router::{Router, Standing};
 use self::shard::ToShard;
 use crate::actor::ArbiterPool;
 use crate::config::NodeConfig;
+use crate::pacer::Pacer;
 use crate::perform::Ports;
 use crate::performer::Performer;
-use crate::shared::{Counters, Shared, Stopping};
+use crate::shared::{Counters, Over, Shared};
 use crate::trust::ClockTrust;
 
 /// What a node runs on. The binary chooses the implementations.
@@ -46,6 +49,8 @@ pub struct Adapters {
     pub bus: Arc<dyn Bus>,
     /// Who owns what.
     pub coordination: Arc<dyn Coordination>,
+    /// The other nodes; [`reeve_ports::NoPeers`] without a cluster.
+    pub peers: Arc<dyn Peers>,
     /// The outward ports, and the clock.
     pub ports: Ports,
     /// Every configured policy.
@@ -66,7 +71,10 @@ pub enum NodeError {
     Root(String),
 }
 
-/// Which shards have been loaded.
+/// Between two looks whether the node is ready.
+const READY_LOOK: Duration = Duration::from_millis(20);
+
+/// Which shards have been loaded, or found to be another node's.
 pub(crate) struct Readiness(watch::Sender<BTreeSet<ShardId>>);
 
 impl Readiness {
@@ -80,10 +88,8 @@ impl Readiness {
         });
     }
 
-    async fn all(&self, shards: u16) {
-        let mut receiver = self.0.subscribe();
-        let all = receiver.wait_for(|ready| ready.len() >= usize::from(shards)).await;
-        all.expect("the sender lives in self, which this future borrows");
+    fn has_all(&self, shards: u16) -> bool {
+        self.0.borrow().len() >= usize::from(shards)
     }
 }
 
@@ -111,7 +117,7 @@ impl Node {
         }
         let arbiters = ArbiterPool::new(config.runtime.arbiter_count()).map_err(|_| NodeError::NoSystem)?;
         let arbiters = Arc::new(arbiters);
-        let Adapters { store, bus, coordination, ports, policies } = adapters;
+        let Adapters { store, bus, coordination, peers, ports, policies } = adapters;
         let tokio = tokio::runtime::Handle::current();
         let clock = Arc::clone(&ports.clock);
         let shared = Arc::new(Shared {
@@ -119,13 +125,16 @@ impl Node {
             store,
             bus,
             coordination,
+            peers,
             trust: ClockTrust::new(Arc::clone(&clock), config.runtime.clock),
             performer: Performer::new(ports.clone(), config.runtime.caps, tokio.clone()),
             router: Arc::new(Router::new(config.runtime.shards, Arc::clone(&clock))),
             unpublished: Unpublished::default(),
             counters: Counters::default(),
             since: clock.now(),
-            stopping: Stopping::new(),
+            stopping: Over::default(),
+            pacer: Pacer::new(config.runtime.wakeups_per_second),
+            quarantine_pacer: Pacer::new(config.runtime.wakeups_per_second),
             config,
             ports,
             clock,
@@ -149,14 +158,36 @@ impl Node {
 }
 
 impl NodeHandle {
-    /// Waits until every record of this node is loaded.
+    /// Waits until the node can serve: every shard that it is to have is loaded. A node of a cluster that is to have none
+    /// is ready once that is known.
     pub async fn ready(&self) {
-        self.ready.all(self.shared.config.runtime.shards).await;
+        while !self.is_ready() {
+            // Real time: the plan is made by others.
+            tokio::time::sleep(READY_LOOK).await;
+        }
+    }
+
+    /// Whether every shard that this node is to have is loaded.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let cluster = self.shared.coordination.cluster();
+        if cluster.members.is_empty() && cluster.shards.is_empty() {
+            return self.ready.has_all(self.shared.config.runtime.shards);
+        }
+        let me = &self.shared.config.node;
+        let is_settled = |shard: &ShardView| match &shard.wanted {
+            Some(node) if node == me => self.shared.router.standing(shard.id) == Standing::Owned,
+            Some(_) => true,
+            // Nothing is planned yet.
+            None => false,
+        };
+        !cluster.shards.is_empty() && cluster.shards.iter().all(is_settled)
     }
 
     /// Stops: takes nothing more in, publishes what is committed as far as time allows, lets every supervisor finish
-    /// its commit, and ends. What workers were doing stays in the records and is continued at the next start. Takes at
-    /// most `deadline`; true if everything ended in order within it.
+    /// its commit, releases the shards, and ends. What workers were doing stays in the records and is continued by the
+    /// next owner. The coordination is to leave after this. Takes at most `deadline`; true if everything ended in order
+    /// within it.
     pub async fn stop(&self, deadline: Duration) -> bool {
         let (done, closed) = oneshot::channel();
         let asked = self.root.send_message(ToRoot::CloseIntake(done)).is_ok();

@@ -1,5 +1,5 @@
-//! Lists a cloud completely at an interval and tells the VMs what the listing shows. Every notification may get lost;
-//! what it would have said is found here, through the same inputs.
+//! Lists a cloud completely at an interval and tells the VMs of this node what the listing shows. Every notification may
+//! get lost; what it would have said is found here, through the same inputs. In a cluster each node lists for its own.
 //!
 //! A listing with an error, a missing page or a cell that is down proves nothing about what it lacks. After several of
 //! them in a row the cloud counts as unreadable, and the ends of its VMs' leases wait until one succeeds.
@@ -94,8 +94,10 @@ async fn list(shared: &Shared, name: &CloudName) -> Listing {
             listing.gap = Some("a part of the cloud did not answer".to_owned());
         }
         // Awaited page by page: the listing is no faster than the VMs take it in, which bounds what waits for them.
-        let told = page.vms.into_iter().map(|facts| {
-            listing.seen.insert(facts.vm);
+        listing.seen.extend(page.vms.iter().map(|facts| facts.vm));
+        // Whoever owns the others lists too.
+        let here = page.vms.into_iter().filter(|facts| shared.owns(shared.router.shard_of(facts.vm)));
+        let told = here.map(|facts| {
             let input = VmInput::Listed { facts: facts.clone(), said: page.said };
             let posted = shared.router.post(Sending { vm: facts.vm, cloud: Some(name.clone()), input });
             shared.router.answer(posted)

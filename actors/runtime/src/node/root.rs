@@ -1,7 +1,7 @@
 //! The root of the node's own tree: starts everything in order, restarts what fails, stops everything in order.
 //!
 //! ```text
-//! NodeRoot ─┬─ outbox
+//! NodeRoot ─┬─ outbox, load-report
 //!           ├─ shard owners ── (the VMs, on arbiters)
 //!           ├─ clock-watch
 //!           ├─ reconciler/<cloud>
@@ -53,7 +53,7 @@ impl Part {
                 | Service::Requests
                 | Service::ShardQueue(_)
                 | Service::ClockWatch => true,
-                Service::Outbox => false,
+                Service::Outbox | Service::LoadReport => false,
             },
             Self::Shard(_) => false,
         }
@@ -102,7 +102,7 @@ impl RootState {
     /// The order of the start: what others lean on comes first. The stop is the other way round.
     fn inner(&self) -> Vec<Part> {
         let shards = (0..self.shared.config.runtime.shards).map(|shard| Part::Shard(ShardId(shard)));
-        std::iter::once(Part::Service(Service::Outbox)).chain(shards).collect()
+        [Service::Outbox, Service::LoadReport].into_iter().map(Part::Service).chain(shards).collect()
     }
 
     /// What takes in from outside, started when every shard is loaded.

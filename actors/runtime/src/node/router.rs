@@ -3,7 +3,6 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use ractor::ActorRef;
 use reeve_lifecycle::{Verdict, VmInput};
 use reeve_ports::Clock;
@@ -12,7 +11,6 @@ use tokio::sync::{oneshot, watch};
 
 use super::shard::{Broadcast, Routed, ToShard};
 use crate::actor::InputReply;
-use crate::perform::Introducer;
 
 /// How many times an input is sent that was lost with a supervisor, before it counts as the cause.
 const MAX_TRIES: u32 = 5;
@@ -26,12 +24,24 @@ const BUSY_WAIT: Duration = Duration::from_secs(1);
 /// Where a shard is, as far as this node knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// It is being claimed: what is for it waits.
+    /// It is being claimed or loaded: what is for it waits.
     Claiming,
     /// It is here.
     Owned,
+    /// It is being handed over: what is for it goes to its queue, its VMs are still supervised here.
+    Leaving,
     /// Another node has it: what is for it goes to its queue.
     Elsewhere,
+}
+
+impl Standing {
+    /// Whether what is for the shard is taken in here.
+    pub(crate) const fn takes(self) -> bool {
+        match self {
+            Self::Claiming | Self::Owned => true,
+            Self::Leaving | Self::Elsewhere => false,
+        }
+    }
 }
 
 /// Ways to the owners of the shards of this node.
@@ -93,10 +103,10 @@ impl Router {
         *self.standings[usize::from(shard.0)].borrow()
     }
 
-    /// Waits until a shard is here, or until another node has it.
-    pub(crate) async fn until(&self, shard: ShardId, standing: Standing) {
+    /// Waits until a shard stands so.
+    pub(crate) async fn until(&self, shard: ShardId, so: impl Fn(Standing) -> bool) {
         let mut receiver = self.standings[usize::from(shard.0)].subscribe();
-        let reached = receiver.wait_for(|now| *now == standing).await;
+        let reached = receiver.wait_for(|now| so(*now)).await;
         reached.expect("the sender lives in self, which this future borrows");
     }
 
@@ -142,10 +152,11 @@ impl Router {
                 None => OWNER_WAIT,
                 Some(receiver) => match receiver.await {
                     Ok(InputReply::Verdict(Verdict::Busy) | InputReply::Busy) => BUSY_WAIT,
+                    Ok(InputReply::Unheard) if !self.standing(shard).takes() => return Delivered::Elsewhere,
                     Ok(InputReply::Unheard) => FIRST_WAIT,
                     Ok(InputReply::Verdict(verdict)) => return Delivered::Verdict(verdict),
                     Ok(InputReply::Refused(refusal)) => return Delivered::Refused(refusal),
-                    Err(_) if self.standing(shard) == Standing::Elsewhere => return Delivered::Elsewhere,
+                    Err(_) if !self.standing(shard).takes() => return Delivered::Elsewhere,
                     // The owner of the shard ended, not the VM's supervisor by this input.
                     Err(_) if self.standing(shard) == Standing::Claiming => OWNER_WAIT,
                     Err(_) if tries >= MAX_TRIES => return Delivered::Poison,
@@ -157,6 +168,9 @@ impl Router {
                 },
             };
             self.clock.sleep(pause).await;
+            if !self.standing(shard).takes() {
+                return Delivered::Elsewhere;
+            }
             answer = self.try_post(&sending);
         }
     }
@@ -165,20 +179,5 @@ impl Router {
     pub(crate) async fn deliver(&self, sending: Sending) -> Delivered {
         let posted = self.post(sending);
         self.answer(posted).await
-    }
-}
-
-#[async_trait]
-impl Introducer for Router {
-    async fn introduce(&self, vm: VmId, cloud: &CloudName, input: VmInput) -> Result<(), String> {
-        match self.deliver(Sending { vm, cloud: Some(cloud.clone()), input }).await {
-            // A duplicate or something that is over says as well that there is nothing left to tell.
-            Delivered::Verdict(Verdict::Accepted(_) | Verdict::Ignored(_)) => Ok(()),
-            Delivered::Verdict(Verdict::Denied(answer)) => Err(format!("the new VM refused: {answer:?}")),
-            Delivered::Verdict(Verdict::Busy) => Err("the new VM is busy".to_owned()),
-            Delivered::Refused(refusal) => Err(refusal.message),
-            Delivered::Poison => Err("the new VM's supervisor ended each time".to_owned()),
-            Delivered::Elsewhere => Err("another node owns the new VM's shard".to_owned()),
-        }
     }
 }

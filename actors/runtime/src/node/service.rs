@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use reeve_protocol::{CloudName, ShardId};
 
-use super::{clock_watch, consumer, outbox, reconciler};
+use super::{clock_watch, consumer, load_report, outbox, reconciler};
 use crate::performer::Task;
 use crate::shared::Shared;
 
@@ -17,6 +17,8 @@ use crate::shared::Shared;
 pub(super) enum Service {
     /// Publishes events.
     Outbox,
+    /// Tells the other nodes how busy this one is.
+    LoadReport,
     /// Watches the clock.
     ClockWatch,
     /// Lists a cloud.
@@ -34,6 +36,7 @@ impl Service {
     pub(super) fn name(&self) -> String {
         match self {
             Self::Outbox => "outbox".to_owned(),
+            Self::LoadReport => "load-report".to_owned(),
             Self::ClockWatch => "clock-watch".to_owned(),
             Self::Reconciler(cloud) => format!("reconciler/{cloud}"),
             Self::Intake(cloud) => format!("intake/{cloud}"),
@@ -45,6 +48,7 @@ impl Service {
     fn run(self, shared: Arc<Shared>) -> BoxFuture<'static, ()> {
         match self {
             Self::Outbox => outbox::run(shared).boxed(),
+            Self::LoadReport => load_report::run(shared).boxed(),
             Self::ClockWatch => clock_watch::run(shared).boxed(),
             Self::Reconciler(cloud) => reconciler::run(shared, cloud).boxed(),
             Self::Intake(cloud) => consumer::intake(shared, cloud).boxed(),

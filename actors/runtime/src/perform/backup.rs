@@ -95,7 +95,7 @@ async fn try_store(attempt: Attempt<'_>, backup: BackupId, snapshot: &Snapshot) 
     };
     let content = attempt.cloud.read_snapshot(vm, &snapshot.id).await.map_err(|error| look_failed(&error))?;
     let path = attempt.vm.path(backup);
-    let stored = attempt.ports.vault.store(&path, &snapshot.disk, content).await.map_err(|e| vault_failed(&e))?;
+    let stored = attempt.vault.store(&path, &snapshot.disk, content).await.map_err(|e| vault_failed(&e))?;
     // A stream that ends early is no error to whoever reads it; the size is.
     if stored.bytes != expected {
         return Ok(retryable(format!("short read: {} of {expected} bytes", stored.bytes)));
@@ -112,13 +112,13 @@ pub(super) async fn seal(
 ) -> Outcome {
     let path = attempt.vm.path(backup);
     let objects: Vec<ManifestObject> = disks.iter().map(object).collect();
-    if matches!(attempt.ports.vault.manifest(&path).await, Ok(sealed) if sealed.objects == objects) {
+    if matches!(attempt.vault.manifest(&path).await, Ok(sealed) if sealed.objects == objects) {
         return Outcome::Done(Done::Plain);
     }
     let vm = attempt.vm.vm;
     let sealed_at = attempt.clock().now();
     let manifest = Manifest { format: MANIFEST_FORMAT, backup, vm, purpose, sealed_at, objects };
-    match attempt.ports.vault.seal(&path, &manifest).await {
+    match attempt.vault.seal(&path, &manifest).await {
         Ok(()) => Outcome::Done(Done::Plain),
         Err(error) => vault_failed(&error),
     }
@@ -143,7 +143,7 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Reads every object back and compares.
 pub(super) async fn verify(attempt: Attempt<'_>, backup: BackupId) -> Outcome {
-    match attempt.ports.vault.verify(&attempt.vm.path(backup)).await {
+    match attempt.vault.verify(&attempt.vm.path(backup)).await {
         Ok(Verification::Equal { bytes }) => Outcome::Done(Done::Verified { bytes }),
         Ok(Verification::Damaged { what }) => Outcome::Done(Done::Damaged { what }),
         Err(error @ (VaultError::NotFound(_) | VaultError::Damaged(_))) => {
@@ -181,7 +181,7 @@ pub(super) async fn delete(attempt: Attempt<'_>, backup: BackupId) -> Outcome {
     if let Err(outcome) = attempt.confirm().await {
         return outcome;
     }
-    match attempt.ports.vault.delete(&attempt.vm.path(backup)).await {
+    match attempt.vault.delete(&attempt.vm.path(backup)).await {
         Ok(()) | Err(VaultError::NotFound(_)) => Outcome::Done(Done::Plain),
         Err(error) => vault_failed(&error),
     }

@@ -91,7 +91,7 @@ async fn made_before(attempt: Attempt<'_>, operation: &str) -> Result<Option<VmI
 /// The disks of a backup, as streams from the vault.
 async fn sources(attempt: Attempt<'_>, backup: BackupId) -> Result<Vec<DiskSource>, Outcome> {
     let path = attempt.vm.path(backup);
-    let vault = &attempt.ports.vault;
+    let vault = attempt.vault;
     let manifest = vault.manifest(&path).await.map_err(|error| vault_failed(&error))?;
     let mut disks = Vec::with_capacity(manifest.objects.len());
     for object in manifest.objects {

@@ -2,16 +2,17 @@
 //!
 //! ```text
 //! look ─ already so ─► Done
-//!   └─ not so ─► confirm the epoch (destructive effects) ─► act ─► look until it is so ─► Done
-//!                     │ not ours                              │ no answer       └ too long
-//!                     ▼                                       ▼                      ▼
-//!                 Retryable                                Unknown                Unknown
+//!   └─ not so ─► confirm the epoch (destructive effects) ─► may act? ─► act ─► look until it is so ─► Done
+//!                     │ not ours                             │ no        │ no answer      └ too long
+//!                     ▼                                      ▼           ▼                     ▼
+//!                 Retryable                              Retryable    Unknown               Unknown
 //! ```
 //!
 //! Any attempt may follow a crash or a lost answer, so each looks before it acts. Nothing here is tied to a runtime:
 //! futures and the [`Clock`] alone, so that a simulation can run it under a plain executor. It never changes a record.
 
 mod backup;
+mod guard;
 mod launch;
 mod notify;
 mod probe;
@@ -31,6 +32,8 @@ use reeve_ports::vault::BackupPath;
 use reeve_ports::{Clock, Cloud, CloudError, Coordination, GuestProbe, Notifier, Vault, VaultError};
 use reeve_protocol::{BackupId, CloudName, Epoch, HostName, ShardId, VmId};
 
+pub use self::guard::Acts;
+use self::guard::{GuardedCloud, GuardedNotifier, GuardedVault};
 use crate::config::Timeouts;
 
 /// The outward ports of a node.
@@ -67,6 +70,8 @@ pub struct Ownership {
     pub coordination: Arc<dyn Coordination>,
     /// Reaches the other VMs.
     pub introducer: Arc<dyn Introducer>,
+    /// The calls of the term that change the world.
+    pub acts: Acts,
 }
 
 /// What performing needs to know of a VM, copied from its record when the effect was handed out.
@@ -94,7 +99,7 @@ impl EffectContext {
     /// The context of an effect of this record.
     #[must_use]
     pub fn new(record: &VmRecord, effect: &Effect, ownership: Arc<Ownership>) -> Self {
-        let entry = backup_of(effect).and_then(|backup| record.backup(backup));
+        let entry = effect.backup().and_then(|backup| record.backup(backup));
         Self {
             vm: record.vm,
             cloud: record.cloud.clone(),
@@ -131,7 +136,10 @@ pub async fn perform(ports: &Ports, vm: &EffectContext, pending: &PendingEffect)
     let Some(cloud) = ports.cloud.get(&vm.cloud) else {
         return Outcome::Retryable { reason: format!("cloud {} is not configured on this node", vm.cloud) };
     };
-    let attempt = Attempt { ports, cloud: cloud.as_ref(), vm, pending };
+    let cloud = GuardedCloud::new(Arc::clone(cloud), &vm.ownership);
+    let vault = GuardedVault::new(Arc::clone(&ports.vault), &vm.ownership);
+    let notifier = GuardedNotifier::new(Arc::clone(&ports.notifier), &vm.ownership);
+    let attempt = Attempt { ports, cloud: &cloud, vault: &vault, notifier: &notifier, vm, pending };
     let limit = limit(&pending.effect, &ports.timeouts);
     match wait::within(ports.clock.as_ref(), limit, attempt.run()).await {
         Some(outcome) => outcome,
@@ -144,6 +152,8 @@ pub async fn perform(ports: &Ports, vm: &EffectContext, pending: &PendingEffect)
 struct Attempt<'a> {
     ports: &'a Ports,
     cloud: &'a dyn Cloud,
+    vault: &'a dyn Vault,
+    notifier: &'a dyn Notifier,
     vm: &'a EffectContext,
     pending: &'a PendingEffect,
 }
@@ -183,37 +193,15 @@ impl<'a> Attempt<'a> {
         &self.ports.timeouts
     }
 
-    /// Confirms, right before something is destroyed or replaced, that the VM is still ours.
+    /// Confirms, right before something is destroyed or replaced, that the VM is still ours and that the clock by
+    /// which it was decided agrees with the others'.
     async fn confirm(&self) -> Result<(), Outcome> {
         let Ownership { shard, epoch, coordination, .. } = self.vm.ownership.as_ref();
+        if coordination.skew().exceeded {
+            return Err(retryable("the wall clock differs from those of the other nodes"));
+        }
         let confirmed = coordination.confirm(*shard, *epoch).await;
         confirmed.map_err(|error| retryable(format!("ownership is not confirmed: {error}")))
-    }
-}
-
-/// The backup that an effect names.
-const fn backup_of(effect: &Effect) -> Option<BackupId> {
-    match effect {
-        Effect::SnapshotDisk { backup, .. }
-        | Effect::StoreDisk { backup, .. }
-        | Effect::SealBackup { backup, .. }
-        | Effect::VerifyBackup { backup }
-        | Effect::DropSnapshots { backup, .. }
-        | Effect::DeleteBackup { backup }
-        | Effect::RestoreInPlace { backup }
-        | Effect::Launch { backup, .. } => Some(*backup),
-        Effect::Notify { .. }
-        | Effect::TakeInventory
-        | Effect::Start
-        | Effect::Stop
-        | Effect::HardReboot
-        | Effect::Suspend
-        | Effect::Resume
-        | Effect::DeleteServer
-        | Effect::DeleteVolume { .. }
-        | Effect::ReleaseAddress { .. }
-        | Effect::Introduce { .. }
-        | Effect::Retest { .. } => None,
     }
 }
 

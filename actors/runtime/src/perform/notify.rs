@@ -17,7 +17,7 @@ pub(super) async fn notify(attempt: Attempt<'_>, to: &Audience, notice: &Notice)
         to: to.clone(),
         notice: notice.clone(),
     };
-    match attempt.ports.notifier.deliver(&letter).await {
+    match attempt.notifier.deliver(&letter).await {
         Ok(()) => Outcome::Done(Done::Plain),
         Err(error @ NotifierError::Unavailable(_)) => retryable(error.to_string()),
         Err(error @ NotifierError::Undeliverable(_)) => not_applied(error.to_string()),

@@ -143,4 +143,16 @@ impl World {
         self.put_vm(vm);
         Ok(Done::changed(()))
     }
+
+    /// The guest gets well by itself.
+    pub(super) fn cure(&mut self, id: VmId, now: Timestamp) -> Act<()> {
+        let mut vm = self.living(id)?.clone();
+        vm.ailment = None;
+        if vm.power == PowerState::Crashed {
+            vm.power = PowerState::Running;
+            self.tell(&vm, Event::Update, now);
+        }
+        self.put_vm(vm);
+        Ok(Done::changed(()))
+    }
 }

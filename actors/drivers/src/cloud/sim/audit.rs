@@ -13,6 +13,20 @@ pub const MAX_CHANGES: usize = 1_000_000;
 /// The most looks kept; they are not kept over a restart.
 pub const MAX_LOOKS: usize = 10_000;
 
+tokio::task_local! {
+    static CALLER: String;
+}
+
+/// Runs calls in the name of one of several callers: the audit tells which.
+pub async fn as_caller<T>(caller: String, calls: impl Future<Output = T>) -> T {
+    CALLER.scope(caller, calls).await
+}
+
+/// In whose name the call is made, if anybody said.
+pub(super) fn caller() -> Option<String> {
+    CALLER.try_with(Clone::clone).ok()
+}
+
 /// What was called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -180,6 +194,9 @@ pub struct AuditEntry {
     pub at: Timestamp,
     /// Who called.
     pub by: Actor,
+    /// Which caller, where several share the cloud ([`as_caller`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
     /// What was called.
     pub call: CallKind,
     /// On which VM; for a launch the new one, if there is one.
@@ -220,6 +237,12 @@ impl Audit {
         let mut all: Vec<_> = self.changes.iter().chain(&self.looks).cloned().collect();
         all.sort_by_key(|entry| entry.seq);
         all
+    }
+
+    /// The changing calls after this place in the order, at most so many, in order.
+    pub(super) fn after(&self, seq: u64, limit: usize) -> Vec<AuditEntry> {
+        let from = self.changes.partition_point(|entry| entry.seq <= seq);
+        self.changes.range(from..).take(limit).cloned().collect()
     }
 
     pub(super) fn changes(&self) -> impl Iterator<Item = &AuditEntry> {

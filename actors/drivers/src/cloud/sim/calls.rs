@@ -14,8 +14,10 @@ use super::chance::Dice;
 use super::content::{self, Content, Ending};
 use super::fleet::{self, Disks, Owner};
 use super::model::{SimAddress, SimSnapshot, SnapshotEnd, TaskKind};
+use super::provider;
 use super::world::World;
 use super::{Act, Actor, Call, CallKind, Done, FaultKind, MAX_DISK_BYTES, SimCloud};
+use crate::cloud::RESTORED_BY_KEY;
 
 const SNAPSHOT_STATES: [VmState; 5] =
     [VmState::Active, VmState::Stopped, VmState::Paused, VmState::Suspended, VmState::Error];
@@ -164,19 +166,7 @@ impl Cloud for SimCloud {
     }
 
     async fn launch(&self, spec: LaunchSpec) -> Result<VmId, CloudError> {
-        let operation = spec.metadata.get(OPERATION_KEY).cloned().unwrap_or_default();
-        let like = spec.like;
-        let disks = read_disks(spec.disks).await?;
-        let (name, metadata, addresses) = (spec.name, spec.metadata, spec.addresses.min(64));
-        self.call(call(CallKind::Launch, None, operation), |world, now, _| {
-            fleet::check_quota(world)?;
-            let like = world.vm(like).ok_or_else(|| CloudError::NotFound(format!("instance {like}")))?;
-            let owner = Owner { name, project: like.project.clone(), user: like.user.clone(), metadata };
-            let disks = take_disks(world, disks)?;
-            let id = fleet::place(world, owner, disks, addresses, now);
-            Ok(Done { value: id, applied: true, made: Some(id) })
-        })
-        .await
+        self.launch_with(spec, Vec::new()).await
     }
 
     async fn find_launched(&self, operation: &str) -> Result<Vec<VmId>, CloudError> {
@@ -207,6 +197,26 @@ impl Cloud for SimCloud {
         self.call(call(CallKind::Hosts, None, ""), |world, _, _| {
             let hosts = world.hosts().map(|host| HostHealth { host: host.name.clone(), up: host.up });
             Ok(Done::looked(hosts.collect()))
+        })
+        .await
+    }
+}
+
+impl SimCloud {
+    /// Makes a VM, with addresses that wait for these ports besides the new ones that it asks for.
+    pub(super) async fn launch_with(&self, spec: LaunchSpec, ports: Vec<VmId>) -> Result<VmId, CloudError> {
+        let operation = spec.metadata.get(OPERATION_KEY).cloned().unwrap_or_default();
+        let like = spec.like;
+        let disks = read_disks(spec.disks).await?;
+        let (name, metadata, addresses) = (spec.name, spec.metadata, spec.addresses.min(64));
+        self.call(call(CallKind::Launch, None, operation), |world, now, _| {
+            fleet::check_quota(world)?;
+            let like = world.vm(like).ok_or_else(|| CloudError::NotFound(format!("instance {like}")))?;
+            let owner = Owner { name, project: like.project.clone(), user: like.user.clone(), metadata };
+            let disks = take_disks(world, disks)?;
+            let id = fleet::place(world, owner, disks, addresses, now);
+            provider::plug(world, id, &ports);
+            Ok(Done { value: id, applied: true, made: Some(id) })
         })
         .await
     }
@@ -266,7 +276,7 @@ fn snapshot(world: &mut World, id: VmId, disk: Disk, name: String, end: Snapshot
     Ok(Done::changed(()))
 }
 
-fn state_of(snapshot: &SimSnapshot, now: Timestamp) -> SnapshotState {
+pub(super) fn state_of(snapshot: &SimSnapshot, now: Timestamp) -> SnapshotState {
     if now < snapshot.ready_at {
         return SnapshotState::Pending;
     }
@@ -320,6 +330,7 @@ fn restore(world: &mut World, id: VmId, operation: String, disks: Vec<(Disk, Byt
             }
         }
     }
+    vm.metadata.insert(RESTORED_BY_KEY.to_owned(), operation.clone());
     vm.last_restore = Some(operation);
     world.begin(vm, TaskKind::Restoring, world.config.restore, now);
     Ok(Done::changed(()))
@@ -361,6 +372,6 @@ fn take_disks(world: &mut World, disks: Vec<(Disk, Bytes)>) -> Result<Disks, Clo
     Ok(Disks { root, volumes })
 }
 
-fn take(world: &mut World, bytes: Bytes) -> Result<Content, CloudError> {
+pub(super) fn take(world: &mut World, bytes: Bytes) -> Result<Content, CloudError> {
     world.contents.take(bytes).map_err(|why| CloudError::Unavailable(format!("507 insufficient storage: {why}")))
 }

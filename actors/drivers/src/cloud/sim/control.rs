@@ -14,7 +14,7 @@ use super::{
 };
 
 impl SimCloud {
-    fn happens<T>(
+    pub(super) fn happens<T>(
         &self,
         (by, kind, vm, detail): (Actor, CallKind, Option<VmId>, &str),
         act: impl FnOnce(&mut World, Timestamp) -> Act<T>,
@@ -155,6 +155,14 @@ impl SimCloud {
         self.happens((Actor::Fate, CallKind::Event, Some(vm), "crash"), |world, now| world.afflict(vm, ailment, now))
     }
 
+    /// The guest gets well by itself.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn cure_guest(&self, vm: VmId) -> Result<(), CloudError> {
+        self.happens((Actor::Fate, CallKind::Event, Some(vm), "cure"), |world, now| world.cure(vm, now))
+    }
+
     /// The VM is gone, and nobody is told.
     ///
     /// # Errors
@@ -278,6 +286,12 @@ impl SimCloud {
     #[must_use]
     pub fn audit(&self) -> Vec<AuditEntry> {
         self.lock().world.audit.all()
+    }
+
+    /// The changing calls after this place in the order of what happened, at most so many.
+    #[must_use]
+    pub fn audit_after(&self, seq: u64, limit: usize) -> Vec<AuditEntry> {
+        self.lock().world.audit.after(seq, limit)
     }
 
     /// How many entries the limits of the audit have dropped.

@@ -134,6 +134,10 @@ impl World {
         self.addresses.get(address)
     }
 
+    pub(super) fn addresses(&self) -> impl Iterator<Item = &SimAddress> {
+        self.addresses.values()
+    }
+
     pub(super) fn snapshot(&self, id: &str) -> Option<&SimSnapshot> {
         self.snapshots.get(id)
     }

@@ -7,18 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, WrapFuture};
-use reeve_lifecycle::{Outcome, PendingEffect, VmInput, VmRecord, Worker, next_deadline, recover};
+use reeve_lifecycle::{PendingEffect, VmInput, VmRecord, Worker, next_deadline};
 use reeve_protocol::Timestamp;
 use reeve_protocol::admin::ActorView;
 use reeve_protocol::event::{Alert, Child};
 
 use super::VmSupervisor;
-use crate::actor::Told;
 use crate::actor::effect_worker::{EffectWorker, ToWorker};
 use crate::actor::intensity::{Intensity, Limit};
 use crate::actor::lease_timer::{LeaseTimer, ToTimer};
 use crate::actor::link::ChildLink;
 use crate::actor::poller::{Poller, Target, ToPoller};
+use crate::actor::{ToVm, Told};
 use crate::perform::EffectContext;
 use crate::performer::Job;
 
@@ -136,7 +136,7 @@ const ALL: [Child; 5] = [Child::LeaseTimer, Child::Poller, Child::Repairer, Chil
 impl VmSupervisor {
     fn link(&mut self, child: Child, ctx: &Context<Self>) -> ChildLink {
         self.children.incarnations += 1;
-        ChildLink::new(ctx.address().downgrade(), child, self.children.incarnations)
+        ChildLink::new(self.weak_handle(ctx), child, self.children.incarnations)
     }
 
     fn running<A: Actor>(&self, address: Addr<A>) -> Running<A> {
@@ -153,7 +153,11 @@ impl VmSupervisor {
             self.children.timer = Some(self.running(timer));
         }
         if let Some(timer) = &self.children.timer {
-            timer.address.do_send(ToTimer::Arm(next_deadline(&self.record)));
+            let deadline = next_deadline(&self.record);
+            let now = self.term.shared.trust.now();
+            // Its slot wakes what was missed.
+            let deadline = deadline.filter(|(at, _)| *at > now || !self.waits_for_slot());
+            timer.address.do_send(ToTimer::Arm(deadline));
         }
     }
 
@@ -204,20 +208,6 @@ impl VmSupervisor {
         }
     }
 
-    /// Hands out again what was being tried when a worker or a supervisor ended. What destroys or replaces is put off
-    /// while the VM is held: the hold may be younger than the decision, and the core issues it again once it is lifted.
-    pub(super) fn recover(&mut self, wanted: impl Fn(&PendingEffect) -> bool, ctx: &Context<Self>) {
-        let lost = recover(&self.record, self.term.shared.trust.now()).into_iter().filter(wanted);
-        let is_held = !self.record.holds.is_empty();
-        let (held, free): (Vec<_>, Vec<_>) = lost.partition(|pending| is_held && pending.effect.is_destructive());
-        self.dispatch(free, ctx);
-        let reasons: Vec<&str> = self.record.holds.iter().map(|hold| hold.name()).collect();
-        for pending in held {
-            let outcome = Outcome::Retryable { reason: format!("held: {}", reasons.join(", ")) };
-            self.input_later(VmInput::EffectDone { key: pending.key, outcome }, ctx);
-        }
-    }
-
     /// Ends the workers that have nothing to do.
     pub(super) fn rest(&mut self) {
         for child in [Child::Repairer, Child::BackupWorker, Child::ActionWorker] {
@@ -225,6 +215,13 @@ impl VmSupervisor {
             if !busy && self.children.incarnation(child).is_some() {
                 self.stop_child(child);
             }
+        }
+    }
+
+    /// Ends every child: the supervisor ends soon, and nothing is begun any more.
+    pub(super) fn abandon_children(&mut self) {
+        for child in ALL {
+            self.stop_child(child);
         }
     }
 
@@ -251,17 +248,11 @@ impl VmSupervisor {
         if attempt.exhausted {
             self.input_later(VmInput::ChildExhausted(child), ctx);
         }
-        let clock = Arc::clone(&shared.clock);
-        let wait = async move {
-            if !attempt.wait.is_zero() {
-                clock.sleep(attempt.wait).await;
-            }
-        };
-        ctx.spawn(wait.into_actor(self).map(move |(), supervisor, ctx| supervisor.child_again(child, ctx)));
+        self.after(attempt.wait, ToVm::ChildAgain(child), ctx);
     }
 
     /// Starts a child that ended, and tells it everything it needs.
-    fn child_again(&mut self, child: Child, ctx: &mut Context<Self>) {
+    pub(super) fn child_again(&mut self, child: Child, ctx: &mut Context<Self>) {
         self.children.trouble(child).waiting = false;
         match child {
             Child::LeaseTimer => self.arm(ctx),
@@ -313,6 +304,11 @@ impl VmSupervisor {
         self.children.timer.iter().for_each(|timer| timer.address.do_send(ToTimer::Rearm));
     }
 
+    fn state(&self) -> String {
+        let operation = self.record.operation.as_ref().map_or("idle", |operation| operation.name());
+        if self.is_committing() { format!("{operation}, awaits the store") } else { operation.to_owned() }
+    }
+
     /// The actors, for administrators.
     pub(super) fn tree(&self) -> ActorView {
         let view = |child: Child, state: String, since: Timestamp| ActorView {
@@ -340,10 +336,10 @@ impl VmSupervisor {
         }
         ActorView {
             name: format!("vm/{}", self.record.vm),
-            state: self.record.operation.as_ref().map_or("idle", |operation| operation.name()).to_owned(),
+            state: self.state(),
             restarts: 0,
             since: self.since,
-            mailbox: None,
+            mailbox: Some(self.waiting()),
             children,
         }
     }

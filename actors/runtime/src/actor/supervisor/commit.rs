@@ -7,6 +7,7 @@
 //!   │                                           ├ the one before ─► again
 //!   │                                           └ another ─► Reload
 //!   ├─ Fenced ─► Fenced
+//!   ├─ the term is over ─► GivenUp, at once
 //!   └─ Damaged ─► Parked
 //! ```
 
@@ -26,7 +27,7 @@ use crate::shared::Shared;
 /// The wait before a store that is away is asked again; it doubles up to [`LAST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// The longest wait: a store that is back is noticed within it.
-const LAST_WAIT: Duration = Duration::from_secs(5);
+const LAST_WAIT: Duration = Duration::from_millis(500);
 
 /// What came of a commit.
 pub(super) enum Committed {
@@ -38,7 +39,7 @@ pub(super) enum Committed {
     Fenced,
     /// The stored record cannot be read.
     Parked(String),
-    /// The node stops; nothing is known.
+    /// The node stops or the term is over; nothing is known.
     GivenUp,
 }
 
@@ -54,8 +55,18 @@ pub(super) fn write_of(vm: VmId, expected: Generation, record: Option<&VmRecord>
     Ok(Write { vm, expected, change })
 }
 
-/// Commits, as long as it takes.
+/// Commits, as long as it takes and the term lasts.
 pub(super) async fn commit(term: &ShardTerm, write: Write) -> Committed {
+    let over = std::pin::pin!(term.over.begun());
+    let committing = std::pin::pin!(try_commit(term, write));
+    // In this order: what is over writes nothing any more.
+    match select(over, committing).await {
+        Either::Left(_) => Committed::GivenUp,
+        Either::Right((committed, _)) => committed,
+    }
+}
+
+async fn try_commit(term: &ShardTerm, write: Write) -> Committed {
     let ownership = &term.ownership;
     let shared = term.shared.as_ref();
     let mut wait = FIRST_WAIT;
@@ -68,7 +79,9 @@ pub(super) async fn commit(term: &ShardTerm, write: Write) -> Committed {
             StoreError::Fenced { .. } => return Committed::Fenced,
             StoreError::Damaged(why) => return Committed::Parked(why),
             StoreError::Unavailable(why) => {
-                tracing::warn!(vm = %write.vm, %why, "the store is away; the decision waits");
+                if wait == FIRST_WAIT {
+                    tracing::warn!(vm = %write.vm, %why, "the store is away; the decision waits");
+                }
             }
             StoreError::Unknown(_) | StoreError::Conflict { .. } => {
                 match shared.store.get(ownership.shard, write.vm).await {

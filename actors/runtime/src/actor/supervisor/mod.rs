@@ -1,36 +1,44 @@
 //! The supervisor of one VM: owns its record, and is the only one that calls `step()`.
 //!
 //! ```text
-//! Input ─► step ─ changed ─► commit (later messages wait) ─► reply ─► outbox ─► workers, timer, poller
+//! Input ─► step ─ changed ─► commit (later inputs wait) ─► reply ─► outbox ─► workers, timer, poller
 //!           │ unchanged: reply at once
 //!           └ busy: held until events are published
 //! ```
 //!
 //! Persist, then acknowledge, then act: nothing is answered, published or performed before the commit. It never waits
 //! for a worker: they answer by a message, which is an input like any other.
+//!
+//! While a commit is awaited it goes on showing what is committed, and can be killed or halted: a store that is away
+//! must not hide the VMs.
 
 mod children;
 mod commit;
+mod messages;
+mod recovery;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
 use reeve_lifecycle::policy::POLICY_KEY;
 use reeve_lifecycle::record::{Health, Hold, Presence};
 use reeve_lifecycle::{EffectKey, Ignored, ProbeVerdict, Step, Verdict, VmInput, VmRecord, step};
 use reeve_protocol::Timestamp;
 use reeve_protocol::command::{Refusal, RefusalCode};
-use reeve_protocol::event::{Alert, Child};
+use reeve_protocol::event::Child;
 use reeve_protocol::observation::VmFacts;
 
 use self::children::Children;
 use self::commit::{Committed, commit, write_of};
-use super::{End, Envelope, InputReply, ShardTerm, ToVm, Told, VmHandle, VmLink};
+use super::{Depth, End, Envelope, InputReply, ShardTerm, ToVm, VmHandle, VmLink, WeakVmHandle};
 
 /// How many inputs wait for the outbox to have room. Past it senders are told to come again.
 const MAX_HELD: usize = 64;
+/// How many messages wait for a commit before what comes again by itself is turned away.
+const MAX_LATER: usize = 64;
 /// How many times one input is decided again because the store held another record.
 const MAX_REDECIDED: u32 = 5;
 
@@ -43,6 +51,19 @@ enum Progress {
     Waits,
 }
 
+/// What a supervisor is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It takes what comes.
+    Free,
+    /// It awaits a commit.
+    Committing,
+    /// It awaits a commit, and ends then.
+    Halting,
+    /// It has ended.
+    Ended,
+}
+
 /// The supervisor.
 pub(super) struct VmSupervisor {
     term: Arc<ShardTerm>,
@@ -52,6 +73,12 @@ pub(super) struct VmSupervisor {
     running: Vec<(EffectKey, Child)>,
     /// Inputs to be decided before the next message.
     next: VecDeque<Box<Envelope>>,
+    /// What came while a commit was awaited, in its order.
+    later: VecDeque<ToVm>,
+    stage: Stage,
+    depth: Depth,
+    /// What it missed waits for its slot, until this time of the boot-time clock.
+    slot: Option<Duration>,
     /// Inputs that wait until events are published.
     held: VecDeque<Box<Envelope>>,
     /// The policy that the VM's metadata last named.
@@ -63,14 +90,19 @@ pub(super) struct VmSupervisor {
 }
 
 impl VmSupervisor {
-    pub(super) fn new(term: Arc<ShardTerm>, record: VmRecord, link: VmLink) -> Self {
+    pub(super) fn new(term: Arc<ShardTerm>, record: VmRecord, link: VmLink, depth: Depth) -> Self {
         let since = term.shared.clock.now();
+        term.shared.counters.vms.fetch_add(1, Ordering::Relaxed);
         let supervisor = Self {
             term,
             record,
             since,
             running: Vec::new(),
             next: VecDeque::new(),
+            later: VecDeque::new(),
+            stage: Stage::Free,
+            depth,
+            slot: None,
             held: VecDeque::new(),
             wanted: None,
             announced: false,
@@ -92,13 +124,34 @@ impl VmSupervisor {
 
     fn end(&mut self, end: End, ctx: &mut Context<Self>) -> Progress {
         self.link.ending(end);
+        self.stage = Stage::Ended;
         ctx.stop();
         Progress::Waits
     }
 
+    fn handle_of(&self, ctx: &Context<Self>) -> VmHandle {
+        VmHandle { address: ctx.address(), depth: self.depth.clone() }
+    }
+
+    fn weak_handle(&self, ctx: &Context<Self>) -> WeakVmHandle {
+        WeakVmHandle { address: ctx.address().downgrade(), depth: self.depth.clone() }
+    }
+
+    /// Sends itself this after a wait.
+    fn after(&self, wait: Duration, message: ToVm, ctx: &mut Context<Self>) {
+        let clock = Arc::clone(&self.term.shared.clock);
+        let sleep = async move {
+            if !wait.is_zero() {
+                clock.sleep(wait).await;
+            }
+        };
+        // By a message, because a commit may be awaited then.
+        ctx.spawn(sleep.into_actor(self).map(|(), supervisor, ctx| supervisor.handle_of(ctx).send(message)));
+    }
+
     /// Decides this after the messages that wait already.
     fn input_later(&self, input: VmInput, ctx: &Context<Self>) {
-        ctx.address().do_send(ToVm::Input(Box::new(Envelope::new(input, None))));
+        self.handle_of(ctx).send(ToVm::Input(Box::new(Envelope::new(input, None))));
     }
 
     /// Takes an input, after those that are to be decided before it.
@@ -127,6 +180,16 @@ impl VmSupervisor {
             if self.decide(envelope, 0, ctx) == Progress::Waits {
                 return;
             }
+        }
+    }
+
+    /// Goes on after a commit: with what is next, then with what came meanwhile.
+    fn resume(&mut self, ctx: &mut Context<Self>) {
+        self.proceed(ctx);
+        while self.stage == Stage::Free
+            && let Some(message) = self.later.pop_front()
+        {
+            self.serve(message, ctx);
         }
     }
 
@@ -204,12 +267,35 @@ impl VmSupervisor {
         };
         let term = Arc::clone(&self.term);
         let committing = Box::pin(async move { commit(&term, write).await });
-        ctx.wait(committing.into_actor(self).map(move |committed, supervisor, ctx| {
+        self.stage = Stage::Committing;
+        ctx.spawn(committing.into_actor(self).map(move |committed, supervisor, ctx| {
+            if supervisor.stage == Stage::Halting {
+                return supervisor.halted(committed, *envelope, step, ctx);
+            }
+            supervisor.stage = Stage::Free;
             if supervisor.committed(committed, envelope, step, again, ctx) == Progress::Done {
-                supervisor.proceed(ctx);
+                supervisor.resume(ctx);
             }
         }));
         Progress::Waits
+    }
+
+    /// The commit under way is over and the supervisor ends: what is committed is answered, its effects are left to the
+    /// next owner.
+    fn halted(&mut self, committed: Committed, mut envelope: Envelope, step: Step, ctx: &mut Context<Self>) {
+        let end = match committed {
+            Committed::Yes => {
+                envelope.answer(InputReply::Verdict(step.verdict));
+                End::Halted
+            }
+            Committed::Reload(_) | Committed::GivenUp => {
+                envelope.wait();
+                End::Halted
+            }
+            Committed::Fenced => End::Fenced,
+            Committed::Parked(why) => End::Parked(why),
+        };
+        self.end(end, ctx);
     }
 
     fn committed(
@@ -305,7 +391,7 @@ impl VmSupervisor {
     fn announce(&mut self, ctx: &Context<Self>) {
         if !self.announced && !self.record.outbox.is_empty() {
             self.announced = true;
-            self.term.shared.unpublished.add(self.record.vm, VmHandle(ctx.address()));
+            self.term.shared.unpublished.add(self.record.vm, self.handle_of(ctx));
         }
     }
 }
@@ -339,91 +425,12 @@ fn matter(input: &VmInput) -> Option<Matter> {
 impl Drop for VmSupervisor {
     fn drop(&mut self) {
         let waiting = self.record.outbox.len().cast_signed() as i64;
-        self.term.shared.counters.outbox.fetch_sub(waiting, Ordering::Relaxed);
+        let counters = &self.term.shared.counters;
+        counters.outbox.fetch_sub(waiting, Ordering::Relaxed);
+        counters.vms.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Actor for VmSupervisor {
     type Context = Context<Self>;
-}
-
-impl VmSupervisor {
-    /// Goes on where the predecessor ended.
-    fn begin(&mut self, ctx: &mut Context<Self>) {
-        if !self.is_stored() {
-            return;
-        }
-        self.announce(ctx);
-        self.recover(|_| true, ctx);
-        self.watch(None, ctx);
-        self.arm(ctx);
-        if self.record.alerts.contains(&Alert::SupervisionExhausted) {
-            // Whichever child it was of the predecessor's.
-            self.recovered_later(Child::Poller, ctx);
-        }
-        let configured = self.term.shared.policies.get(&self.record.policy.name);
-        if let Some(policy) = configured.filter(|policy| *policy != self.record.policy) {
-            self.input_later(VmInput::PolicyAssigned { policy, unknown: None }, ctx);
-        }
-    }
-}
-
-impl Handler<ToVm> for VmSupervisor {
-    type Result = ();
-
-    fn handle(&mut self, message: ToVm, ctx: &mut Context<Self>) {
-        match message {
-            ToVm::Input(envelope) => self.take(envelope, ctx),
-            ToVm::Absent { cloud, asked_at } => {
-                if self.record.cloud == *cloud && !self.record.is_gone() {
-                    let input = VmInput::Missing { asked_at };
-                    self.take(Box::new(Envelope::new(input, None)), ctx);
-                }
-            }
-            ToVm::Hold { cloud, hold, begins } => {
-                if cloud.is_none_or(|cloud| self.record.cloud == *cloud) && !self.record.is_gone() {
-                    let input = if begins { VmInput::HoldRaised(hold) } else { VmInput::HoldLifted(hold) };
-                    self.take(Box::new(Envelope::new(input, None)), ctx);
-                }
-            }
-            ToVm::Rearm => self.rearm(),
-            ToVm::Look(look) => look(&self.record),
-            ToVm::Tree(reply) => {
-                // Whoever asked may have gone.
-                let _ = reply.send(self.tree());
-            }
-            ToVm::Begin => self.begin(ctx),
-            ToVm::Kill(child, reply) => {
-                let told = match child {
-                    Some(child) => self.kill_child(child),
-                    None => {
-                        self.end(End::Killed, ctx);
-                        Told::Yes
-                    }
-                };
-                // Whoever asked may have gone.
-                let _ = reply.send(told);
-            }
-            ToVm::Restart(child, reply) => {
-                let told = match child {
-                    Some(child) => self.restart_child(child, ctx),
-                    None => {
-                        self.end(End::Restart, ctx);
-                        Told::Yes
-                    }
-                };
-                // Whoever asked may have gone.
-                let _ = reply.send(told);
-            }
-            ToVm::Halt => {
-                self.end(End::Halted, ctx);
-            }
-            ToVm::Performed { key, outcome } => {
-                self.running.retain(|(running, _)| *running != key);
-                let input = VmInput::EffectDone { key, outcome };
-                self.take(Box::new(Envelope::new(input, None)), ctx);
-            }
-            ToVm::ChildDown { child, incarnation } => self.child_down(child, incarnation, ctx),
-        }
-    }
 }

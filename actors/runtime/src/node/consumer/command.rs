@@ -84,7 +84,7 @@ pub(super) fn take(shared: Arc<Shared>, delivery: Delivery) -> impl Future<Outpu
         Err(refusal) => return Either::Left(refuse(shared, delivery, refusal)),
     };
     let shard = shared.router.shard_of(command.vm);
-    if !shared.owns(shard) {
+    if !shared.takes(shard) {
         let message = delivery.message.clone();
         let forwarding = async move { forward(shared.bus.as_ref(), shard, delivery, message).await };
         return Either::Right(Either::Left(forwarding));

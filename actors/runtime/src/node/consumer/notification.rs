@@ -36,7 +36,7 @@ pub(super) fn take(
     };
     let vm = input.facts.vm;
     let shard = shared.router.shard_of(vm);
-    if !shared.owns(shard) {
+    if !shared.takes(shard) {
         return Either::Right(Either::Left(pass_on(shared, shard, cloud, delivery)));
     }
     let posted = shared.router.post(Sending { vm, cloud: Some(cloud.clone()), input: VmInput::Notified(*input) });

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{Either, select};
 use ractor::ActorRef;
 use reeve_lifecycle::record::RECORD_FORMAT;
 use reeve_lifecycle::{VmInput, VmRecord};
@@ -11,19 +12,29 @@ use reeve_ports::store::Stored;
 use reeve_ports::{CloudError, StoreError};
 use reeve_protocol::command::{Refusal, RefusalCode};
 use reeve_protocol::observation::VmState;
-use reeve_protocol::{ShardId, VmId, codec};
+use reeve_protocol::{Epoch, ShardId, VmId, codec};
 
+use super::tenure::{ACTS_END, COMMITS_END};
 use super::{Routed, ToShard};
-use crate::actor::InputReply;
-use crate::perform::wait::within;
+use crate::actor::{InputReply, ShardTerm};
+use crate::node::router::Standing;
+use crate::perform::wait::{pause, within};
 use crate::shared::Shared;
 
 /// Records per page.
 const PAGE: usize = 256;
 /// The wait before a store or a coordination that is away is asked again; it doubles up to [`LAST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(50);
-/// The longest wait.
-const LAST_WAIT: Duration = Duration::from_secs(5);
+/// The longest wait: one that is back is noticed within it.
+const LAST_WAIT: Duration = Duration::from_millis(500);
+/// Between two claims while the predecessor hands over.
+const CLAIM_SOON: Duration = Duration::from_millis(20);
+/// How many claims are made that soon after another.
+const SOON_TRIES: u32 = 50;
+/// Between two claims after that.
+const CLAIM_LATER: Duration = Duration::from_millis(200);
+/// How long the outcome of a call that has ended takes to its supervisor, at most.
+const OUTCOMES: Duration = Duration::from_millis(10);
 
 /// A stored record, or why it cannot be read.
 pub(super) fn decode(stored: &Stored) -> Result<VmRecord, String> {
@@ -34,53 +45,126 @@ pub(super) fn decode(stored: &Stored) -> Result<VmRecord, String> {
     Ok(record)
 }
 
-/// Claims the shard and loads its records, as long as it takes.
-pub(super) async fn loading(shared: Arc<Shared>, shard: ShardId, owner: ActorRef<ToShard>) {
-    let mut wait = FIRST_WAIT;
-    let epoch = loop {
-        match shared.coordination.claim(shard).await {
-            Ok(epoch) => break epoch,
-            Err(error @ CoordinationError::NotOwner(_)) => {
-                tracing::info!(%shard, %error, "the shard is not claimed; it is asked for again");
-                if owner.send_message(ToShard::Elsewhere).is_err() {
-                    return;
-                }
-            }
-            Err(error @ (CoordinationError::Unavailable(_) | CoordinationError::Refused(_))) => {
-                tracing::warn!(%shard, %error, "the shard cannot be claimed; it is tried again");
-            }
-        }
-        shared.clock.sleep(wait).await;
-        wait = (wait * 2).min(LAST_WAIT);
-    };
+/// Owns the shard, from the wait to be wanted to its end.
+pub(super) async fn owning(shared: Arc<Shared>, shard: ShardId, owner: ActorRef<ToShard>) {
+    let Some(epoch) = claimed(&shared, shard, &owner).await else { return };
     if owner.send_message(ToShard::Claimed(epoch)).is_err() {
         return;
     }
+    let coordination = Arc::clone(&shared.coordination);
+    let mut lost = coordination.until_lost(shard, epoch);
+    let serving = Box::pin(async {
+        load(&shared, shard, epoch, &owner).await;
+        shared.coordination.until_unwanted(shard).await;
+    });
+    match select(lost, serving).await {
+        Either::Left(((), _)) => {}
+        Either::Right(((), rest)) => {
+            lost = rest;
+            if owner.send_message(ToShard::Unwanted(epoch)).is_err() {
+                return;
+            }
+            lost.await;
+        }
+    }
+    // An owner that has ended has nothing to lose.
+    let _ = owner.send_message(ToShard::Lost(epoch));
+}
+
+/// Claims the shard when it is wanted, as long as it takes; tells the owner where it is meanwhile.
+async fn claimed(shared: &Shared, shard: ShardId, owner: &ActorRef<ToShard>) -> Option<Epoch> {
+    let mut told = None;
+    let mut tell = |standing: Standing| {
+        if told.replace(standing) == Some(standing) {
+            return Some(());
+        }
+        let message = if standing == Standing::Elsewhere { ToShard::Elsewhere } else { ToShard::Wanted };
+        owner.send_message(message).ok()
+    };
+    let mut tries: u32 = 0;
+    loop {
+        let mut wanted = shared.coordination.until_wanted(shard);
+        if futures::poll!(&mut wanted).is_pending() {
+            tell(Standing::Elsewhere)?;
+            wanted.await;
+            tries = 0;
+        }
+        match shared.coordination.claim(shard).await {
+            Ok(epoch) => return Some(epoch),
+            Err(error @ CoordinationError::NotOwner(_)) => {
+                tracing::debug!(%shard, %error, "the shard is not claimed; it is asked for again");
+                tell(Standing::Elsewhere)?;
+            }
+            Err(error @ (CoordinationError::Unavailable(_) | CoordinationError::Refused(_))) => {
+                if tries == 0 {
+                    tracing::warn!(%shard, %error, "the shard cannot be claimed; it is tried again");
+                }
+                // What is for it does not wait for an outage to end where another node is known to have it.
+                let elsewhere = shared.is_elsewhere(shard);
+                tell(if elsewhere { Standing::Elsewhere } else { Standing::Claiming })?;
+            }
+        }
+        tries = tries.saturating_add(1);
+        // A predecessor that hands over does so within a moment.
+        shared.clock.sleep(if tries <= SOON_TRIES { CLAIM_SOON } else { CLAIM_LATER }).await;
+    }
+}
+
+/// Loads the records, as long as it takes.
+async fn load(shared: &Shared, shard: ShardId, epoch: Epoch, owner: &ActorRef<ToShard>) {
     let mut after = None;
-    wait = FIRST_WAIT;
+    let mut wait = FIRST_WAIT;
     loop {
         match shared.store.load(shard, after, PAGE).await {
             Ok(page) => {
                 wait = FIRST_WAIT;
-                let last = page.len() < PAGE;
+                let is_last = page.len() < PAGE;
                 after = page.last().map(|stored| stored.vm);
-                let message = if page.is_empty() { ToShard::Loaded } else { ToShard::Page(page) };
-                if owner.send_message(message).is_err() || after.is_none() {
+                // An owner that has ended has no use for them.
+                if !page.is_empty() && owner.send_message(ToShard::Page(epoch, page)).is_err() {
                     return;
                 }
-                if last {
-                    // An owner that has ended has no use for it.
-                    let _ = owner.send_message(ToShard::Loaded);
+                if is_last {
+                    let _ = owner.send_message(ToShard::Loaded(epoch));
                     return;
                 }
             }
             Err(error) => {
-                tracing::warn!(%shard, %error, "the records cannot be loaded; it is tried again");
+                if wait == FIRST_WAIT {
+                    tracing::warn!(%shard, %error, "the records cannot be loaded; it is tried again");
+                }
                 shared.clock.sleep(wait).await;
                 wait = (wait * 2).min(LAST_WAIT);
             }
         }
     }
+}
+
+/// Lets what is on its way in the clouds end, and then the supervisors, each within its time.
+pub(super) async fn handing_over(term: Arc<ShardTerm>, owner: ActorRef<ToShard>) {
+    let (clock, epoch) = (term.shared.clock.as_ref(), term.ownership.epoch);
+    if within(clock, ACTS_END, term.ownership.acts.over()).await.is_none() {
+        tracing::debug!(shard = %term.ownership.shard, "calls are left to their ends; the next owner looks first");
+    }
+    // Their outcomes are on their way to the supervisors.
+    clock.sleep(OUTCOMES).await;
+    if owner.send_message(ToShard::Quiet(epoch)).is_err() {
+        return;
+    }
+    pause(clock, COMMITS_END).await;
+    let _ = owner.send_message(ToShard::Overdue(epoch));
+}
+
+/// Releases the shard, as long as it takes.
+pub(super) async fn releasing(shared: Arc<Shared>, shard: ShardId, epoch: Epoch, owner: ActorRef<ToShard>) {
+    let mut wait = FIRST_WAIT;
+    while let Err(error) = shared.coordination.release(shard, epoch).await {
+        tracing::warn!(%shard, %error, "the shard cannot be released; it is tried again");
+        shared.clock.sleep(wait).await;
+        wait = (wait * 2).min(LAST_WAIT);
+    }
+    // An owner that has ended has released it as well.
+    let _ = owner.send_message(ToShard::Released(epoch));
 }
 
 /// Reads one record again, after a wait, as long as it takes.

@@ -1,0 +1,82 @@
+//! OpenStack, by its REST: Keystone v3, Nova, Glance, Cinder and Neutron.
+//!
+//! ```text
+//! call ─► permit ─► ticket (token, catalog) ─► request ─┬─ 2xx ─► answer
+//!           ▲           │ one login at a time           ├─ 401 ─► the ticket is thrown away, once again
+//!           │           ▼                               ├─ no connection ─► Unavailable
+//!       max_concurrent  Keystone                        └─ lost, 5xx ─► a look: Unavailable, a change: Unknown
+//! ```
+//!
+//! Every call has a time-out, every body a bound. Nothing is tried twice but a request that a stale token kept from
+//! being looked at: whoever calls looks first, and then again. What a launch or a restore needs (images, a port, public
+//! addresses) is named by its operation and looked for before it is made, so that a second attempt finds the first one's.
+//!
+//! What it does not do: it needs the right to list the servers of all projects; a server that it launches belongs to the
+//! project and user of its own credentials; a snapshot of an attached volume needs Cinder's `enable_force_upload`; a
+//! volume is put back in place only where Cinder takes `os-reimage` while it is attached.
+//!
+//! It never logs a token or a password, and it never follows a redirect, which would carry the token elsewhere.
+
+mod actions;
+mod answer;
+mod api;
+mod calls;
+mod config;
+mod images;
+mod launch;
+mod network;
+mod probe;
+mod server;
+mod session;
+mod time;
+
+use std::sync::Arc;
+
+use reeve_ports::Clock;
+use reeve_protocol::CloudName;
+
+use self::api::Api;
+
+pub use self::config::{Interface, OpenStackAuth, OpenStackConfig, OpenStackConfigError};
+pub use self::launch::operation_tag;
+
+/// Why the driver could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenStackError {
+    /// A key is out of its limits.
+    #[error("openstack")]
+    Config(#[from] OpenStackConfigError),
+    /// The file of certificates cannot be used.
+    #[error("cacert {path}: {why}")]
+    Certificates {
+        /// Which file.
+        path: std::path::PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// The HTTP client cannot be made.
+    #[error("the HTTP client cannot be made: {0}")]
+    Client(String),
+}
+
+/// A cloud that speaks OpenStack's REST. Cheap to share through an [`Arc`].
+pub struct OpenStackCloud {
+    api: Arc<Api>,
+}
+
+impl OpenStackCloud {
+    /// A driver that has not logged in yet: it does so with the first call. The process must have installed a default
+    /// provider of cryptography for rustls.
+    ///
+    /// # Errors
+    /// [`OpenStackError`] when the configuration cannot be.
+    pub fn new(
+        name: CloudName,
+        config: OpenStackConfig,
+        clock: Arc<dyn Clock>,
+        user_agent: &str,
+    ) -> Result<Self, OpenStackError> {
+        config.validate()?;
+        Ok(Self { api: Arc::new(Api::new(name, config, clock, user_agent)?) })
+    }
+}

@@ -1,0 +1,173 @@
+//! New servers, and servers put back in place.
+//!
+//! ```text
+//! images (by name) ─► port with addresses (by name) ─► POST /servers, tagged ─┐
+//! images (by name) ─► volumes: os-reimage ─► rebuild, noted in the metadata ──┴─► images removed once it is over
+//! ```
+//!
+//! Everything that is made on the way is named by the operation and looked for first. Only the last step makes what
+//! cannot be taken for another's; whoever calls looks for it before the next attempt.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reeve_lifecycle::effect::Disk;
+use reeve_ports::CloudError;
+use reeve_ports::cloud::{DiskSource, LaunchSpec, OPERATION_KEY};
+use reeve_protocol::VmId;
+use reeve_protocol::observation::VmState;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::api::{Api, Ask};
+use super::images::gone_is_fine;
+use super::server::Page;
+use super::session::Service;
+use crate::cloud::RESTORED_BY_KEY;
+
+const GIB: u64 = 1 << 30;
+/// How often it is looked whether images are still needed, and for how long at most.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
+const TIDY_LOOKS: u32 = 720;
+
+#[derive(Deserialize)]
+struct Made {
+    server: MadeServer,
+}
+
+#[derive(Deserialize)]
+struct MadeServer {
+    id: VmId,
+}
+
+/// The tag of what an operation made. Nova's tags have at most 60 characters and no slash, so it is a hash.
+#[must_use]
+pub fn operation_tag(operation: &str) -> String {
+    format!("reeve-{}", &blake3::hash(operation.as_bytes()).to_hex()[..32])
+}
+
+impl Api {
+    pub(super) async fn launch(self: &Arc<Self>, spec: LaunchSpec) -> Result<VmId, CloudError> {
+        let tag = operation_tag(spec.metadata.get(OPERATION_KEY).map_or("", String::as_str));
+        let like = self.server_or_ghost(spec.like).await?;
+        let flavor = like.flavor.as_ref().and_then(|flavor| flavor.id.clone());
+        let flavor = flavor.ok_or_else(|| CloudError::Refused(format!("the flavor of {} is not told", spec.like)))?;
+        let images = self.upload_disks(&tag, spec.disks).await?;
+        let port = self.port(&tag, &like, spec.addresses).await?;
+        let root = &images.iter().find(|image| image.disk == Disk::Root).ok_or_else(no_root)?.id;
+        let body = json!({ "server": {
+            "name": spec.name,
+            "flavorRef": flavor,
+            "imageRef": root,
+            "networks": [{ "port": port }],
+            "metadata": spec.metadata,
+            "tags": [tag],
+            "block_device_mapping_v2": images.iter().map(Uploaded::mapping).collect::<Vec<_>>(),
+        } });
+        let made = self.ask(Ask::post(Service::Compute, "/servers", body)).await?.json::<Made>()?.server.id;
+        self.tidy_images_after(made, images);
+        Ok(made)
+    }
+
+    pub(super) async fn find_launched(&self, operation: &str) -> Result<Vec<VmId>, CloudError> {
+        let ask = Ask::get(Service::Compute, "/servers/detail").query("all_tenants", "1");
+        let page: Page = self.ask(ask.query("tags", operation_tag(operation))).await?.json()?;
+        Ok(page.servers.into_iter().map(|server| server.id).collect())
+    }
+
+    pub(super) async fn restore(
+        self: &Arc<Self>,
+        vm: VmId,
+        operation: &str,
+        disks: Vec<DiskSource>,
+    ) -> Result<(), CloudError> {
+        let (server, _) = self.server(vm).await?;
+        let mut metadata = server.metadata.clone();
+        let facts = server.facts();
+        if facts.locked == Some(true) || facts.task.is_some() {
+            return Err(CloudError::Refused(format!("409 instance {vm} is locked or busy")));
+        }
+        let images = self.upload_disks(&operation_tag(operation), disks).await?;
+        let root = images.iter().find(|image| image.disk == Disk::Root).ok_or_else(no_root)?.id.clone();
+        for image in &images {
+            if let Disk::Volume(volume) = &image.disk {
+                let body = json!({ "os-reimage": { "image_id": image.id, "reimage_reserved": true } });
+                self.ask(Ask::post(Service::Volume, format!("/volumes/{volume}/action"), body).version("3.68")).await?;
+            }
+        }
+        metadata.insert(RESTORED_BY_KEY.to_owned(), operation.to_owned());
+        let rebuild = json!({ "rebuild": { "imageRef": root, "metadata": metadata } });
+        self.act(vm, rebuild).await?;
+        self.tidy_images_after(vm, images);
+        Ok(())
+    }
+
+    async fn upload_disks(&self, tag: &str, disks: Vec<DiskSource>) -> Result<Vec<Uploaded>, CloudError> {
+        let mut images = Vec::new();
+        for source in disks {
+            let (disk, bytes) = (source.disk.clone(), source.bytes);
+            let id = self.upload_disk(&format!("{tag}-{}", disk.object_name()), source).await?;
+            images.push(Uploaded { disk, id, bytes });
+        }
+        Ok(images)
+    }
+
+    /// Removes images once the server that is made from them is made or has failed. If this process ends before that,
+    /// they stay, under names that tell whose they are.
+    fn tidy_images_after(self: &Arc<Self>, vm: VmId, images: Vec<Uploaded>) {
+        let api = Arc::clone(self);
+        tokio::spawn(async move {
+            for _ in 0..TIDY_LOOKS {
+                api.clock.sleep(TIDY_EVERY).await;
+                let over = match api.server(vm).await {
+                    Ok((server, _)) => {
+                        let facts = server.facts();
+                        facts.state != VmState::Building && facts.task.is_none()
+                    }
+                    Err(CloudError::NotFound(_)) => true,
+                    Err(_) => false,
+                };
+                if over {
+                    break;
+                }
+            }
+            for image in images {
+                if let Err(error) = api.delete_image(&image.id).await.or_else(gone_is_fine) {
+                    tracing::warn!(cloud = %api.name, image = image.id, %error, "an image that nobody needs stays");
+                }
+            }
+        });
+    }
+
+    pub(super) async fn last_restore(&self, vm: VmId) -> Result<Option<String>, CloudError> {
+        let metadata: BTreeMap<String, String> = self.server(vm).await?.0.metadata;
+        Ok(metadata.get(RESTORED_BY_KEY).cloned())
+    }
+}
+
+/// A disk that is an image now.
+struct Uploaded {
+    disk: Disk,
+    id: String,
+    bytes: u64,
+}
+
+impl Uploaded {
+    fn mapping(&self) -> Value {
+        match &self.disk {
+            Disk::Root => json!({
+                "boot_index": 0, "uuid": self.id, "source_type": "image", "destination_type": "local",
+                "delete_on_termination": true,
+            }),
+            Disk::Volume(_) => json!({
+                "boot_index": -1, "uuid": self.id, "source_type": "image", "destination_type": "volume",
+                "volume_size": self.bytes.div_ceil(GIB).max(1), "delete_on_termination": true,
+            }),
+        }
+    }
+}
+
+fn no_root() -> CloudError {
+    CloudError::Refused("400 no root disk".to_owned())
+}

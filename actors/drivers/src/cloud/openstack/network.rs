@@ -1,0 +1,114 @@
+//! Ports and public addresses in Neutron.
+
+use reeve_ports::CloudError;
+use reeve_protocol::VmId;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::api::{Api, Ask};
+use super::images::harmless;
+use super::server::Record;
+use super::session::Service;
+
+#[derive(Deserialize)]
+struct Thing {
+    id: String,
+}
+
+#[derive(Deserialize)]
+struct FloatingIps {
+    floatingips: Vec<Thing>,
+}
+
+#[derive(Deserialize)]
+struct PortRecord {
+    id: String,
+    network_id: String,
+}
+
+#[derive(Deserialize)]
+struct Ports {
+    ports: Vec<PortRecord>,
+}
+
+#[derive(Deserialize)]
+struct OnePort {
+    port: PortRecord,
+}
+
+#[derive(Deserialize)]
+struct Networks {
+    networks: Vec<Thing>,
+}
+
+impl Api {
+    /// The ids of a public address that is held; none if it is free.
+    pub(super) async fn floating_ips(&self, address: &str) -> Result<Vec<String>, CloudError> {
+        let ask = Ask::get(Service::Network, "/v2.0/floatingips").query("floating_ip_address", address);
+        let found: FloatingIps = self.ask(ask).await?.json()?;
+        Ok(found.floatingips.into_iter().map(|found| found.id).collect())
+    }
+
+    pub(super) async fn delete_floating_ip(&self, id: &str) -> Result<(), CloudError> {
+        self.ask(Ask::delete(Service::Network, format!("/v2.0/floatingips/{id}"))).await.map(|_| ())
+    }
+
+    /// A port by this name with so many public addresses; what an earlier attempt has made is taken.
+    pub(super) async fn port(&self, name: &str, like: &Record, addresses: usize) -> Result<String, CloudError> {
+        let ask = Ask::get(Service::Network, "/v2.0/ports").query("name", name);
+        let found: Ports = self.ask(ask).await?.json()?;
+        let port = match found.ports.into_iter().next() {
+            Some(port) => port,
+            None => {
+                let network = self.network_of(like).await?;
+                let body = json!({ "port": { "name": name, "network_id": network, "admin_state_up": true } });
+                let made = self.ask(Ask::post(Service::Network, "/v2.0/ports", body)).await.map_err(harmless)?;
+                made.json::<OnePort>().map_err(harmless)?.port
+            }
+        };
+        let ask = Ask::get(Service::Network, "/v2.0/floatingips").query("port_id", port.id.clone());
+        let held = self.ask(ask).await?.json::<FloatingIps>()?.floatingips.len();
+        if held < addresses {
+            let outside = self.networks("router:external", "true").await?.into_iter().next();
+            let outside =
+                outside.ok_or_else(|| CloudError::Refused("there is no external network for addresses".to_owned()))?;
+            for _ in held..addresses {
+                let body = json!({ "floatingip": { "floating_network_id": outside, "port_id": port.id } });
+                let made = self.ask(Ask::post(Service::Network, "/v2.0/floatingips", body)).await;
+                made.map_err(harmless)?;
+            }
+        }
+        Ok(port.id)
+    }
+
+    /// The network of a server: that of its first port; once it is gone the one that was called like it, or the only one.
+    async fn network_of(&self, like: &Record) -> Result<String, CloudError> {
+        if let Some(network) = self.network_of_port(like.id).await? {
+            return Ok(network);
+        }
+        for name in like.networks() {
+            if let Some(network) = self.networks("name", name).await?.into_iter().next() {
+                return Ok(network);
+            }
+        }
+        let mut inner = self.networks("router:external", "false").await?;
+        match (inner.pop(), inner.len()) {
+            (Some(only), 0) => Ok(only),
+            (_, others) => Err(CloudError::Refused(format!(
+                "the network of {} is not known, and there are {others} others to choose from",
+                like.id
+            ))),
+        }
+    }
+
+    async fn network_of_port(&self, vm: VmId) -> Result<Option<String>, CloudError> {
+        let ask = Ask::get(Service::Network, "/v2.0/ports").query("device_id", vm.to_string());
+        let ports: Ports = self.ask(ask).await?.json()?;
+        Ok(ports.ports.into_iter().next().map(|port| port.network_id))
+    }
+
+    async fn networks(&self, key: &'static str, value: &str) -> Result<Vec<String>, CloudError> {
+        let found: Networks = self.ask(Ask::get(Service::Network, "/v2.0/networks").query(key, value)).await?.json()?;
+        Ok(found.networks.into_iter().map(|network| network.id).collect())
+    }
+}

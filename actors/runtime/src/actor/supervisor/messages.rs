@@ -1,0 +1,212 @@
+//! The mailbox of a supervisor: what is served at once, what waits for a commit, what waits for the slot of a cold start.
+//!
+//! ```text
+//! look, tree, kill, halt ─► at once, whatever is awaited
+//! the rest ─ a commit is awaited ─► later, in its order (what comes again by itself is turned away past a bound)
+//!     └─ missed things wait for their slot ─► later, or turned away; people and clouds are heard
+//! ```
+
+use actix::{Context, Handler};
+use reeve_lifecycle::VmInput;
+
+use super::{MAX_LATER, Stage, VmSupervisor};
+use crate::actor::{End, Envelope, InputReply, ToVm, Told};
+
+/// Whether a message comes again by itself.
+fn comes_again(message: &ToVm) -> bool {
+    match message {
+        ToVm::Absent { .. } => true,
+        ToVm::Input(envelope) => match &envelope.input {
+            VmInput::Listed { .. } | VmInput::Missing { .. } | VmInput::Probed { .. } | VmInput::Tick => true,
+            VmInput::Notified(_)
+            | VmInput::Commanded { .. }
+            | VmInput::EffectDone { .. }
+            | VmInput::Published { .. }
+            | VmInput::PolicyAssigned { .. }
+            | VmInput::HoldRaised(_)
+            | VmInput::HoldLifted(_)
+            | VmInput::ChildExhausted(_)
+            | VmInput::ChildRecovered(_)
+            | VmInput::Introduced { .. } => false,
+        },
+        ToVm::Hold { .. }
+        | ToVm::Rearm
+        | ToVm::Look(_)
+        | ToVm::Tree(_)
+        | ToVm::Begin
+        | ToVm::Kill(..)
+        | ToVm::Restart(..)
+        | ToVm::Halt
+        | ToVm::Wake
+        | ToVm::ChildAgain(_)
+        | ToVm::Performed { .. }
+        | ToVm::ChildDown { .. } => false,
+    }
+}
+
+/// Tells whoever waits for an answer to come again.
+fn turn_away(message: ToVm) {
+    if let ToVm::Input(envelope) = message {
+        envelope.answer(InputReply::Busy);
+    }
+}
+
+impl Handler<ToVm> for VmSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, message: ToVm, ctx: &mut Context<Self>) {
+        self.depth.received();
+        match message {
+            ToVm::Look(look) => look(&self.record),
+            ToVm::Tree(reply) => {
+                // Whoever asked may have gone.
+                let _ = reply.send(self.tree());
+            }
+            ToVm::Kill(child, reply) => {
+                let told = match child {
+                    Some(child) => self.kill_child(child),
+                    None => {
+                        self.end(End::Killed, ctx);
+                        Told::Yes
+                    }
+                };
+                // Whoever asked may have gone.
+                let _ = reply.send(told);
+            }
+            ToVm::Rearm => self.rearm(),
+            ToVm::Halt => self.halt(ctx),
+            later @ (ToVm::Input(_)
+            | ToVm::Absent { .. }
+            | ToVm::Hold { .. }
+            | ToVm::Begin
+            | ToVm::Restart(..)
+            | ToVm::Wake
+            | ToVm::ChildAgain(_)
+            | ToVm::Performed { .. }
+            | ToVm::ChildDown { .. }) => match self.stage {
+                Stage::Free if self.waits_for_slot() => self.serve_early(later, ctx),
+                Stage::Free => self.serve(later, ctx),
+                Stage::Committing if self.later.len() >= MAX_LATER && comes_again(&later) => turn_away(later),
+                Stage::Committing => self.later.push_back(later),
+                // Dropped: whoever waits for an answer learns that nobody heard.
+                Stage::Halting | Stage::Ended => {}
+            },
+        }
+    }
+}
+
+impl VmSupervisor {
+    pub(super) fn is_committing(&self) -> bool {
+        matches!(self.stage, Stage::Committing | Stage::Halting)
+    }
+
+    /// How many messages wait, in the mailbox and behind a commit or the outbox.
+    pub(super) fn waiting(&self) -> u32 {
+        let here = self.next.len() + self.later.len() + self.held.len();
+        self.depth.now().saturating_add(u32::try_from(here).unwrap_or(u32::MAX))
+    }
+
+    /// Ends in order: at once, or after the commit under way.
+    fn halt(&mut self, ctx: &mut Context<Self>) {
+        match self.stage {
+            Stage::Free => {
+                self.end(End::Halted, ctx);
+            }
+            Stage::Committing | Stage::Halting => {
+                self.stage = Stage::Halting;
+                self.next.clear();
+                self.later.clear();
+                self.abandon_children();
+            }
+            Stage::Ended => {}
+        }
+    }
+
+    /// Takes a message before the slot of what was missed: every decision does what is due as well, so only what people
+    /// and clouds say is decided, and what was begun for it.
+    fn serve_early(&mut self, message: ToVm, ctx: &mut Context<Self>) {
+        if comes_again(&message) {
+            return turn_away(message);
+        }
+        let waits = match &message {
+            ToVm::Hold { .. } => true,
+            ToVm::Input(envelope) => match &envelope.input {
+                VmInput::PolicyAssigned { .. }
+                | VmInput::Published { .. }
+                | VmInput::HoldRaised(_)
+                | VmInput::HoldLifted(_)
+                | VmInput::ChildExhausted(_)
+                | VmInput::ChildRecovered(_) => true,
+                VmInput::Notified(_)
+                | VmInput::Commanded { .. }
+                | VmInput::Introduced { .. }
+                | VmInput::EffectDone { .. }
+                | VmInput::Listed { .. }
+                | VmInput::Missing { .. }
+                | VmInput::Probed { .. }
+                | VmInput::Tick => false,
+            },
+            ToVm::Absent { .. }
+            | ToVm::Rearm
+            | ToVm::Look(_)
+            | ToVm::Tree(_)
+            | ToVm::Begin
+            | ToVm::Kill(..)
+            | ToVm::Restart(..)
+            | ToVm::Halt
+            | ToVm::Wake
+            | ToVm::ChildAgain(_)
+            | ToVm::Performed { .. }
+            | ToVm::ChildDown { .. } => false,
+        };
+        if waits {
+            self.later.push_back(message);
+        } else {
+            self.serve(message, ctx);
+        }
+    }
+
+    /// Takes a message while no commit is awaited.
+    pub(super) fn serve(&mut self, message: ToVm, ctx: &mut Context<Self>) {
+        match message {
+            ToVm::Input(envelope) => self.take(envelope, ctx),
+            ToVm::Absent { cloud, asked_at } => {
+                if self.record.cloud == *cloud && !self.record.is_gone() {
+                    let input = VmInput::Missing { asked_at };
+                    self.take(Box::new(Envelope::new(input, None)), ctx);
+                }
+            }
+            ToVm::Hold { cloud, hold, begins } => {
+                if cloud.is_none_or(|cloud| self.record.cloud == *cloud) && !self.record.is_gone() {
+                    let input = if begins { VmInput::HoldRaised(hold) } else { VmInput::HoldLifted(hold) };
+                    self.take(Box::new(Envelope::new(input, None)), ctx);
+                }
+            }
+            ToVm::Begin => self.begin(ctx),
+            ToVm::Wake => {
+                self.wake(ctx);
+                self.resume(ctx);
+            }
+            ToVm::Restart(child, reply) => {
+                let told = match child {
+                    Some(child) => self.restart_child(child, ctx),
+                    None => {
+                        self.end(End::Restart, ctx);
+                        Told::Yes
+                    }
+                };
+                // Whoever asked may have gone.
+                let _ = reply.send(told);
+            }
+            ToVm::Performed { key, outcome } => {
+                self.running.retain(|(running, _)| *running != key);
+                let input = VmInput::EffectDone { key, outcome };
+                self.take(Box::new(Envelope::new(input, None)), ctx);
+            }
+            ToVm::ChildDown { child, incarnation } => self.child_down(child, incarnation, ctx),
+            ToVm::ChildAgain(child) => self.child_again(child, ctx),
+            // Served at once, whatever is awaited.
+            ToVm::Look(_) | ToVm::Tree(_) | ToVm::Kill(..) | ToVm::Rearm | ToVm::Halt => {}
+        }
+    }
+}

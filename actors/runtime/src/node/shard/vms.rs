@@ -1,0 +1,235 @@
+//! The VMs of a shard: started, restarted, told.
+
+use std::collections::btree_map::Entry;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ractor::ActorRef;
+use reeve_lifecycle::{Ignored, Verdict, VmInput, VmRecord};
+use reeve_ports::store::Stored;
+use reeve_protocol::command::{CommandKind, Refusal, RefusalCode};
+use reeve_protocol::observation::VmFacts;
+use reeve_protocol::{Epoch, VmId};
+
+use super::load::{self, decode, reload};
+use super::{Broadcast, Found, MAX_WAITING, Phase, Routed, ShardState, Slot, ToShard, found};
+use crate::actor::{End, InputReply, Limit, ToVm, VmLink, spawn_vm};
+use crate::performer::Task;
+
+impl ShardState {
+    pub(super) async fn page(&mut self, epoch: Epoch, page: Vec<Stored>) {
+        if self.is_current(epoch) && self.phase == Phase::Loading {
+            for stored in page {
+                self.loaded(stored).await;
+            }
+        }
+    }
+
+    async fn loaded(&mut self, stored: Stored) {
+        let vm = stored.vm;
+        match decode(&stored) {
+            Ok(record) => self.start(record).await,
+            Err(reason) => self.park(vm, reason),
+        }
+    }
+
+    fn park(&mut self, vm: VmId, reason: String) {
+        tracing::error!(%vm, %reason, "a stored record cannot be read; it is left as it is");
+        if let Some(Slot::Loading { waiting, .. }) = self.vms.insert(vm, Slot::Parked { reason: reason.clone() }) {
+            waiting.into_iter().for_each(|routed| routed.answer(parked(vm, &reason)));
+        }
+    }
+
+    /// Starts the supervisor of a record, and hands over what waited for it.
+    async fn start(&mut self, record: VmRecord) {
+        let Some(term) = self.tenure.as_ref().map(|tenure| Arc::clone(tenure.term())) else { return };
+        let vm = record.vm;
+        self.incarnations += 1;
+        let incarnation = self.incarnations;
+        let link = VmLink::new(Arc::clone(&term.owner), vm, incarnation);
+        let arbiter = match self.arbiters.get(usize::from(self.shard.0)).await {
+            Ok(arbiter) => arbiter,
+            Err(error) => {
+                tracing::warn!(%vm, %error, "a supervisor cannot be started");
+                return;
+            }
+        };
+        let started = spawn_vm(&arbiter, term, record, link);
+        for (cloud, hold) in &self.holds {
+            started.handle().send(ToVm::Hold { cloud: cloud.clone(), hold: *hold, begins: true });
+        }
+        let handle = started.handle().clone();
+        handle.send(ToVm::Begin);
+        if let Some(Slot::Loading { waiting, .. }) = self.vms.insert(vm, Slot::Live { vm: started, incarnation }) {
+            waiting.into_iter().for_each(|routed| handle.send(routed.envelope()));
+        }
+    }
+
+    pub(super) async fn route(&mut self, routed: Routed, myself: &ActorRef<ToShard>) {
+        if !self.shared.takes(self.shard) {
+            // Dropped: whoever sent it learns where the shard is from the router.
+            return;
+        }
+        if self.phase != Phase::Open {
+            if self.early.len() < MAX_WAITING {
+                self.early.push(routed);
+            } else {
+                routed.answer(InputReply::Busy);
+            }
+            return;
+        }
+        match self.vms.get_mut(&routed.vm) {
+            Some(Slot::Live { vm, .. }) => vm.handle().send(routed.envelope()),
+            Some(Slot::Loading { waiting, .. }) if waiting.len() < MAX_WAITING => waiting.push(routed),
+            Some(Slot::Loading { .. }) => routed.answer(InputReply::Busy),
+            Some(Slot::Parked { reason }) => {
+                let reply = parked(routed.vm, reason);
+                routed.answer(reply);
+            }
+            None => self.unknown(routed, myself).await,
+        }
+    }
+
+    /// An input for a VM that has no record.
+    async fn unknown(&mut self, routed: Routed, myself: &ActorRef<ToShard>) {
+        let facts: &VmFacts = match &routed.input {
+            VmInput::Notified(notification) => &notification.facts,
+            VmInput::Listed { facts, .. } | VmInput::Introduced { facts, .. } => facts,
+            VmInput::Commanded { command, .. } => {
+                if command.kind == CommandKind::VmAdopt {
+                    self.adopt(routed, myself);
+                } else {
+                    let refusal = Refusal::new(RefusalCode::NotFound, format!("no VM {} is known", routed.vm));
+                    routed.answer(InputReply::Refused(refusal));
+                }
+                return;
+            }
+            VmInput::Missing { .. }
+            | VmInput::Probed { .. }
+            | VmInput::EffectDone { .. }
+            | VmInput::Published { .. }
+            | VmInput::PolicyAssigned { .. }
+            | VmInput::HoldRaised(_)
+            | VmInput::HoldLifted(_)
+            | VmInput::ChildExhausted(_)
+            | VmInput::ChildRecovered(_)
+            | VmInput::Tick => return routed.answer(InputReply::Verdict(Verdict::Ignored(Ignored::Over))),
+        };
+        let Some(cloud) = routed.cloud.clone() else {
+            return routed.answer(InputReply::Verdict(Verdict::Ignored(Ignored::Over)));
+        };
+        let policy = self.shared.policies.resolve(facts).policy;
+        let vm = routed.vm;
+        self.start(VmRecord::unseen(vm, cloud, policy)).await;
+        if let Some(Slot::Live { vm, .. }) = self.vms.get(&vm) {
+            vm.handle().send(routed.envelope());
+        }
+    }
+
+    /// Asks the clouds for the VM, tells its supervisor what they say, and then the command.
+    fn adopt(&mut self, routed: Routed, myself: &ActorRef<ToShard>) {
+        let task = tokio::spawn(load::adopt(Arc::clone(&self.shared), routed, myself.clone()));
+        // It ends by itself, within the time of a call for each cloud.
+        drop(task);
+    }
+
+    pub(super) fn down(&mut self, vm: VmId, incarnation: u64, end: End, myself: &ActorRef<ToShard>) {
+        let Entry::Occupied(mut slot) = self.vms.entry(vm) else { return };
+        if !matches!(slot.get(), Slot::Live { incarnation: live, .. } if *live == incarnation) {
+            return;
+        }
+        let again = match end {
+            End::Halted | End::Idle | End::Purged => {
+                slot.remove();
+                self.troubles.remove(&vm);
+                return self.halted(myself);
+            }
+            End::Parked(reason) => {
+                slot.remove();
+                self.park(vm, reason);
+                return self.halted(myself);
+            }
+            End::Fenced => {
+                slot.remove();
+                return self.fenced(myself);
+            }
+            End::Panicked | End::Lost | End::Killed | End::Restart => end,
+        };
+        if self.phase == Phase::Leaving {
+            slot.remove();
+            return self.halted(myself);
+        }
+        self.shared.counters.child_restarts.fetch_add(1, Ordering::Relaxed);
+        let elapsed = self.shared.clock.elapsed();
+        let trouble = self.troubles.entry(vm).or_default();
+        // Nobody was told of it, so nobody is told that it is over.
+        let _ = trouble.recovers(Limit::VM, elapsed);
+        let attempt = trouble.ended(Limit::VM, elapsed);
+        if again == End::Panicked {
+            tracing::error!(%vm, wait = ?attempt.wait, "a supervisor panicked; it is started again");
+        } else {
+            tracing::warn!(%vm, end = ?again, wait = ?attempt.wait, "a supervisor ended; it is started again");
+        }
+        let task = tokio::spawn(reload(Arc::clone(&self.shared), self.shard, vm, attempt.wait, myself.clone()));
+        slot.insert(Slot::Loading { waiting: Vec::new(), _task: Some(Task::new(&task)) });
+    }
+
+    pub(super) async fn reloaded(
+        &mut self,
+        vm: VmId,
+        stored: Result<Option<Stored>, String>,
+        myself: &ActorRef<ToShard>,
+    ) {
+        if !matches!(self.vms.get(&vm), Some(Slot::Loading { .. })) {
+            return;
+        }
+        match stored {
+            Ok(Some(stored)) => self.loaded(stored).await,
+            Ok(None) => {
+                // It never was stored, or it was purged: what waited is about a VM that is not known.
+                if let Some(Slot::Loading { waiting, .. }) = self.vms.remove(&vm) {
+                    for routed in waiting {
+                        Box::pin(self.route(routed, myself)).await;
+                    }
+                }
+            }
+            Err(reason) => self.park(vm, reason),
+        }
+    }
+
+    pub(super) fn broadcast(&mut self, broadcast: Broadcast) {
+        if let Broadcast::Hold { cloud, hold, begins } = &broadcast {
+            self.holds.retain(|(held, kind)| held != cloud || kind != hold);
+            if *begins {
+                self.holds.push((cloud.clone(), *hold));
+            }
+        }
+        for (id, slot) in &self.vms {
+            let Slot::Live { vm, .. } = slot else { continue };
+            let vm = vm.handle();
+            match &broadcast {
+                Broadcast::Rearm => vm.send(ToVm::Rearm),
+                Broadcast::Hold { cloud, hold, begins } => {
+                    vm.send(ToVm::Hold { cloud: cloud.clone(), hold: *hold, begins: *begins });
+                }
+                Broadcast::Listed { cloud, asked_at, seen } => {
+                    if !seen.contains(id) {
+                        // A full mailbox has enough to do; the next listing tells it again.
+                        let _ = vm.offer(ToVm::Absent { cloud: Arc::clone(cloud), asked_at: *asked_at });
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn after(&self, after: Option<VmId>, limit: usize) -> Vec<(VmId, Found)> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        self.vms.range((from, Unbounded)).take(limit).map(|(vm, slot)| (*vm, found(slot))).collect()
+    }
+}
+
+fn parked(vm: VmId, reason: &str) -> InputReply {
+    let message = format!("the stored record of {vm} cannot be read ({reason}); an operator is needed");
+    InputReply::Refused(Refusal::new(RefusalCode::Conflict, message))
+}

@@ -1,0 +1,234 @@
+//! The ports as effects reach them: what changes the world is let through only while its owner may act.
+//!
+//! ```text
+//! call ─ the term is handed over ─► waits for its own end, which is near
+//!   └─ the right to act has lapsed ─► unavailable: nothing is sent, the attempt is made again
+//!        └─ sent, and counted until it is answered
+//! ```
+//!
+//! Looks pass. Whoever performs an effect sees nothing but these, so no act goes around them.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use reeve_lifecycle::effect::{Disk, Inventory, StoredDisk};
+use reeve_ports::cloud::{CloudSnapshot, DiskSource, HostHealth, LaunchSpec, ListPage};
+use reeve_ports::notifier::{Letter, NotifierError};
+use reeve_ports::vault::{BackupPath, Manifest, Verification};
+use reeve_ports::{Cloud, CloudError, Notifier, Vault, VaultError};
+use reeve_protocol::observation::{Said, VmFacts};
+use reeve_protocol::{BackupId, CloudName, Timestamp, VmId};
+use tokio::sync::watch;
+
+use super::Ownership;
+
+type Content = BoxStream<'static, std::io::Result<Bytes>>;
+
+/// The calls of one term that change the world: how many are on their way, and whether more may begin.
+#[derive(Debug, Default)]
+pub struct Acts(watch::Sender<UnderWay>);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct UnderWay {
+    acts: usize,
+    closed: bool,
+}
+
+/// A call that is on its way.
+struct Act<'a>(&'a Acts);
+
+impl Acts {
+    fn begin(&self) -> Option<Act<'_>> {
+        let begun = self.0.send_if_modified(|now| {
+            now.acts += usize::from(!now.closed);
+            !now.closed
+        });
+        begun.then(|| Act(self))
+    }
+
+    /// From now on none begins.
+    pub(crate) fn close(&self) {
+        self.0.send_modify(|now| now.closed = true);
+    }
+
+    /// Waits until none is on its way.
+    pub(crate) async fn over(&self) {
+        let mut receiver = self.0.subscribe();
+        let over = receiver.wait_for(|now| now.acts == 0).await;
+        over.expect("the sender lives in self, which this future borrows");
+    }
+}
+
+impl Drop for Act<'_> {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|now| now.acts -= 1);
+    }
+}
+
+/// Lets a call through if its owner may act.
+async fn act<T, E>(
+    ownership: &Ownership,
+    lapsed: impl FnOnce(String) -> E,
+    call: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let Some(_act) = ownership.acts.begin() else {
+        // The task is about to be ended; any answer would be taken for the outcome of an attempt.
+        return std::future::pending().await;
+    };
+    if !ownership.coordination.may_act() {
+        return Err(lapsed("this node's right to act has lapsed".to_owned()));
+    }
+    call.await
+}
+
+/// A cloud.
+pub(super) struct GuardedCloud {
+    inner: Arc<dyn Cloud>,
+    ownership: Arc<Ownership>,
+}
+
+impl GuardedCloud {
+    pub(super) fn new(inner: Arc<dyn Cloud>, ownership: &Arc<Ownership>) -> Self {
+        Self { inner, ownership: Arc::clone(ownership) }
+    }
+
+    async fn act<T>(&self, call: impl Future<Output = Result<T, CloudError>>) -> Result<T, CloudError> {
+        act(&self.ownership, CloudError::Unavailable, call).await
+    }
+}
+
+#[async_trait]
+impl Cloud for GuardedCloud {
+    async fn list(&self, from: Option<String>) -> Result<ListPage, CloudError> {
+        self.inner.list(from).await
+    }
+    async fn show(&self, vm: VmId) -> Result<(VmFacts, Said), CloudError> {
+        self.inner.show(vm).await
+    }
+    async fn inventory(&self, vm: VmId) -> Result<Inventory, CloudError> {
+        self.inner.inventory(vm).await
+    }
+    async fn start(&self, vm: VmId) -> Result<(), CloudError> {
+        self.act(self.inner.start(vm)).await
+    }
+    async fn stop(&self, vm: VmId) -> Result<(), CloudError> {
+        self.act(self.inner.stop(vm)).await
+    }
+    async fn hard_reboot(&self, vm: VmId) -> Result<(), CloudError> {
+        self.act(self.inner.hard_reboot(vm)).await
+    }
+    async fn last_reboot(&self, vm: VmId) -> Result<Option<Timestamp>, CloudError> {
+        self.inner.last_reboot(vm).await
+    }
+    async fn suspend(&self, vm: VmId) -> Result<(), CloudError> {
+        self.act(self.inner.suspend(vm)).await
+    }
+    async fn resume(&self, vm: VmId) -> Result<(), CloudError> {
+        self.act(self.inner.resume(vm)).await
+    }
+    async fn snapshot(&self, vm: VmId, disk: &Disk, name: &str) -> Result<(), CloudError> {
+        self.act(self.inner.snapshot(vm, disk, name)).await
+    }
+    async fn find_snapshots(&self, vm: VmId, name: &str) -> Result<Vec<CloudSnapshot>, CloudError> {
+        self.inner.find_snapshots(vm, name).await
+    }
+    async fn read_snapshot(&self, vm: VmId, id: &str) -> Result<Content, CloudError> {
+        self.inner.read_snapshot(vm, id).await
+    }
+    async fn delete_snapshot(&self, vm: VmId, id: &str) -> Result<(), CloudError> {
+        self.act(self.inner.delete_snapshot(vm, id)).await
+    }
+    async fn delete_server(&self, vm: VmId) -> Result<(), CloudError> {
+        self.act(self.inner.delete_server(vm)).await
+    }
+    async fn volume_exists(&self, volume: &str) -> Result<bool, CloudError> {
+        self.inner.volume_exists(volume).await
+    }
+    async fn delete_volume(&self, volume: &str) -> Result<(), CloudError> {
+        self.act(self.inner.delete_volume(volume)).await
+    }
+    async fn address_held(&self, address: &str) -> Result<bool, CloudError> {
+        self.inner.address_held(address).await
+    }
+    async fn release_address(&self, address: &str) -> Result<(), CloudError> {
+        self.act(self.inner.release_address(address)).await
+    }
+    async fn launch(&self, spec: LaunchSpec) -> Result<VmId, CloudError> {
+        self.act(self.inner.launch(spec)).await
+    }
+    async fn find_launched(&self, operation: &str) -> Result<Vec<VmId>, CloudError> {
+        self.inner.find_launched(operation).await
+    }
+    async fn restore_in_place(&self, vm: VmId, operation: &str, disks: Vec<DiskSource>) -> Result<(), CloudError> {
+        self.act(self.inner.restore_in_place(vm, operation, disks)).await
+    }
+    async fn last_restore(&self, vm: VmId) -> Result<Option<String>, CloudError> {
+        self.inner.last_restore(vm).await
+    }
+    async fn hosts(&self) -> Result<Vec<HostHealth>, CloudError> {
+        self.inner.hosts().await
+    }
+}
+
+/// A vault.
+pub(super) struct GuardedVault {
+    inner: Arc<dyn Vault>,
+    ownership: Arc<Ownership>,
+}
+
+impl GuardedVault {
+    pub(super) fn new(inner: Arc<dyn Vault>, ownership: &Arc<Ownership>) -> Self {
+        Self { inner, ownership: Arc::clone(ownership) }
+    }
+
+    async fn act<T>(&self, call: impl Future<Output = Result<T, VaultError>>) -> Result<T, VaultError> {
+        act(&self.ownership, VaultError::Unavailable, call).await
+    }
+}
+
+#[async_trait]
+impl Vault for GuardedVault {
+    async fn store(&self, path: &BackupPath, disk: &Disk, content: Content) -> Result<StoredDisk, VaultError> {
+        self.act(self.inner.store(path, disk, content)).await
+    }
+    async fn seal(&self, path: &BackupPath, manifest: &Manifest) -> Result<(), VaultError> {
+        self.act(self.inner.seal(path, manifest)).await
+    }
+    async fn manifest(&self, path: &BackupPath) -> Result<Manifest, VaultError> {
+        self.inner.manifest(path).await
+    }
+    async fn verify(&self, path: &BackupPath) -> Result<Verification, VaultError> {
+        self.inner.verify(path).await
+    }
+    async fn read(&self, path: &BackupPath, name: &str) -> Result<Content, VaultError> {
+        self.inner.read(path, name).await
+    }
+    async fn delete(&self, path: &BackupPath) -> Result<(), VaultError> {
+        self.act(self.inner.delete(path)).await
+    }
+    async fn list(&self, cloud: &CloudName, vm: VmId) -> Result<Vec<BackupId>, VaultError> {
+        self.inner.list(cloud, vm).await
+    }
+}
+
+/// The way to people.
+pub(super) struct GuardedNotifier {
+    inner: Arc<dyn Notifier>,
+    ownership: Arc<Ownership>,
+}
+
+impl GuardedNotifier {
+    pub(super) fn new(inner: Arc<dyn Notifier>, ownership: &Arc<Ownership>) -> Self {
+        Self { inner, ownership: Arc::clone(ownership) }
+    }
+}
+
+#[async_trait]
+impl Notifier for GuardedNotifier {
+    async fn deliver(&self, letter: &Letter) -> Result<(), NotifierError> {
+        act(&self.ownership, NotifierError::Unavailable, self.inner.deliver(letter)).await
+    }
+}

@@ -1,0 +1,247 @@
+//! The record store on etcd. Every write is fenced by the owner's epoch, which etcd itself compares.
+//!
+//! ```text
+//! commit ─► the shard's writer ─► one transaction a group ─► each write's own answer
+//!                                   │ no answer: the same again, on the next endpoint
+//!                                   └ still none ─► Unknown (a later read tells)
+//! load, get ─► linearizable reads: a former owner's last write is in them, or it never will be
+//! ```
+//!
+//! The fence is the create revision of the shard's key ([`Keys::shard`]), which a claim makes and a lost lease or a
+//! release removes. The records of a shard are below [`Keys::records`], as `vm/<uuid>`; [`layout`] says what they hold.
+//! Nothing is cached here, and the store never claims a shard.
+//!
+//! The feature `broken-fencing` leaves the fence out. It exists so that the chaos run can prove that its checker finds
+//! what happens then; no other build turns it on.
+
+mod group;
+mod layout;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use etcd_client::{GetOptions, GetResponse};
+use reeve_ports::store::{RecordStore, StoreError, Stored, Write};
+use reeve_protocol::{Epoch, ShardId, VmId};
+
+use super::client::EtcdClient;
+use super::error::EtcdError;
+use super::keys::Keys;
+use writer::Writer;
+
+/// The limit of a read.
+const READ: Duration = Duration::from_secs(5);
+/// The limit of a transaction on one endpoint. A healthy etcd needs milliseconds, an election 1 to 2 s.
+const ATTEMPT: Duration = Duration::from_secs(2);
+/// How often a transaction without an answer is sent. Again does no harm: whichever comes second finds the same record.
+const ATTEMPTS: usize = 3;
+/// Records of one read. Those of ordinary size make half a megabyte.
+const PAGE: usize = 500;
+
+/// The record store of a cluster. A write is durable on a majority of etcd's members when it returns.
+#[derive(Clone)]
+pub struct EtcdStore {
+    backend: Arc<Backend>,
+    /// One a shard that was ever written to here.
+    writers: Arc<Mutex<BTreeMap<ShardId, Arc<Writer>>>>,
+}
+
+struct Backend {
+    client: EtcdClient,
+    keys: Keys,
+    transactions: AtomicU64,
+}
+
+impl EtcdStore {
+    /// The records of a cluster.
+    #[must_use]
+    pub fn new(client: EtcdClient, keys: Keys) -> Self {
+        if cfg!(feature = "broken-fencing") {
+            tracing::error!("this build does not fence its writes: it is for the test of the tests");
+        }
+        let backend = Arc::new(Backend { client, keys, transactions: AtomicU64::new(0) });
+        Self { backend, writers: Arc::default() }
+    }
+
+    /// Transactions that were sent since the start. Fewer than writes, when there were many at once.
+    #[must_use]
+    pub fn transactions(&self) -> u64 {
+        self.backend.transactions.load(Ordering::Relaxed)
+    }
+
+    fn writer(&self, shard: ShardId) -> Arc<Writer> {
+        let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+        let writer = writers.entry(shard).or_insert_with(|| Writer::new(shard, Arc::clone(&self.backend)));
+        Arc::clone(writer)
+    }
+}
+
+#[async_trait]
+impl RecordStore for EtcdStore {
+    async fn load(&self, shard: ShardId, after: Option<VmId>, limit: usize) -> Result<Vec<Stored>, StoreError> {
+        let prefix = self.backend.prefix(shard);
+        // The first key that is no record: '0' follows '/'.
+        let end = format!("{}0", prefix.trim_end_matches('/'));
+        let mut from = after.map_or_else(|| prefix.clone(), |vm| after_key(&prefix, vm));
+        let (mut records, mut page) = (Vec::new(), PAGE);
+        while records.len() < limit {
+            let wanted = page.min(limit - records.len());
+            let count = i64::try_from(wanted).unwrap_or(i64::MAX);
+            let options = GetOptions::new().with_range(end.as_str()).with_limit(count);
+            let mut answer = match self.backend.read(from.clone(), Some(options)).await {
+                Ok(answer) => answer,
+                Err(error) if is_too_long(&error) && wanted > 1 => {
+                    page = wanted / 2;
+                    continue;
+                }
+                Err(error) => return Err(failed_read(error)),
+            };
+            let more = answer.more();
+            for found in answer.take_kvs() {
+                let (key, value) = found.into_key_value();
+                records.push(layout::decode(vm_of(&prefix, &key)?, value)?);
+            }
+            match records.last() {
+                Some(last) if more => from = after_key(&prefix, last.vm),
+                Some(_) | None => break,
+            }
+        }
+        Ok(records)
+    }
+
+    async fn get(&self, shard: ShardId, vm: VmId) -> Result<Option<Stored>, StoreError> {
+        let key = self.backend.key(shard, vm);
+        let mut answer = self.backend.read(key, None).await.map_err(failed_read)?;
+        answer.take_kvs().pop().map(|found| layout::decode(vm, found.into_key_value().1)).transpose()
+    }
+
+    async fn commit(&self, shard: ShardId, epoch: Epoch, write: Write) -> Result<(), StoreError> {
+        if !group::is_possible(epoch) {
+            return Err(StoreError::Fenced { shard });
+        }
+        let size = group::size(&write);
+        if size > group::MAX_RECORD_BYTES {
+            // No attempt can succeed; this is what keeps the caller from trying for ever.
+            let most = group::MAX_RECORD_BYTES;
+            return Err(StoreError::Damaged(format!("record {}: {size} bytes, etcd takes {most}", write.vm)));
+        }
+        self.writer(shard).commit(epoch, write).await
+    }
+}
+
+impl Backend {
+    fn prefix(&self, shard: ShardId) -> String {
+        format!("{}vm/", self.keys.records(shard))
+    }
+
+    fn key(&self, shard: ShardId, vm: VmId) -> String {
+        format!("{}{vm}", self.prefix(shard))
+    }
+
+    /// Reads what a majority has agreed upon.
+    async fn read(&self, key: String, options: Option<GetOptions>) -> Result<GetResponse, EtcdError> {
+        let attempt = |connection: super::Connection| {
+            let (key, options) = (key.clone(), options.clone());
+            async move { connection.kv().get(key, options).await }
+        };
+        self.client.ask(attempt, READ).await
+    }
+
+    /// Writes a group, and returns each write's answer in their order.
+    async fn write(&self, shard: ShardId, epoch: Epoch, writes: &[&Write]) -> Vec<Result<(), StoreError>> {
+        let keyed = writes.iter().map(|write| (self.key(shard, write.vm), *write));
+        let transaction = group::transaction(&self.keys.shard(shard), epoch, keyed);
+        let attempt = |connection: super::Connection| {
+            let transaction = transaction.clone();
+            async move { connection.kv().txn(transaction).await }
+        };
+        let mut unknown = None;
+        for _ in 0..ATTEMPTS {
+            self.transactions.fetch_add(1, Ordering::Relaxed);
+            // Not `ask`: after an attempt without an answer its "unavailable" would no longer mean "not written".
+            let error = match self.client.call(attempt, ATTEMPT).await {
+                Ok(answer) => return group::results(shard, writes, &answer),
+                Err(error) => error,
+            };
+            match failed_write(error) {
+                StoreError::Unknown(why) => unknown = Some(why),
+                error => return vec![unknown.map_or(Err(error), |why| Err(StoreError::Unknown(why))); writes.len()],
+            }
+        }
+        let why = unknown.expect("every attempt ended without an answer");
+        vec![Err(StoreError::Unknown(why)); writes.len()]
+    }
+}
+
+/// The smallest key after that of `vm`.
+fn after_key(prefix: &str, vm: VmId) -> String {
+    format!("{prefix}{vm}\0")
+}
+
+fn vm_of(prefix: &str, key: &[u8]) -> Result<VmId, StoreError> {
+    let id = std::str::from_utf8(key).ok().and_then(|key| key.strip_prefix(prefix)?.parse().ok());
+    id.ok_or_else(|| StoreError::Damaged(format!("the key {} is no record's", key.escape_ascii())))
+}
+
+/// gRPC's own words for an answer beyond the client's limit.
+fn is_too_long(error: &EtcdError) -> bool {
+    match error {
+        EtcdError::Refused(why) => why.contains("message length too large"),
+        EtcdError::Unavailable(_) | EtcdError::Unknown(_) | EtcdError::Config(_) => false,
+    }
+}
+
+fn failed_read(error: EtcdError) -> StoreError {
+    StoreError::Unavailable(error.to_string())
+}
+
+fn failed_write(error: EtcdError) -> StoreError {
+    let why = error.to_string();
+    match error {
+        EtcdError::Unknown(_) => StoreError::Unknown(why),
+        // The answer was too long, the transaction may well be written.
+        EtcdError::Refused(_) if is_too_long(&error) => StoreError::Unknown(why),
+        EtcdError::Unavailable(_) | EtcdError::Refused(_) | EtcdError::Config(_) => StoreError::Unavailable(why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn keys_sort_as_ids_do() {
+        let vm = |n: u128| VmId::new(Uuid::from_u128(n));
+        let ids = [0, 1, 9, 10, 255, 1 << 64, u128::MAX];
+        let keys: Vec<String> = ids.iter().map(|&id| format!("/r/vm/{}", vm(id))).collect();
+        assert!(keys.is_sorted());
+        for pair in keys.windows(2) {
+            let after = format!("{}\0", pair[0]);
+            assert!(after > pair[0] && after < pair[1]);
+        }
+        assert_eq!(vm_of("/r/vm/", keys[3].as_bytes()), Ok(vm(10)));
+    }
+
+    #[test]
+    fn a_key_that_is_no_records_is_damaged() {
+        for key in [&b"/r/vm/x"[..], b"/q/vm/00000000-0000-0000-0000-00000000000a", b"\xff"] {
+            assert!(matches!(vm_of("/r/vm/", key), Err(StoreError::Damaged(_))));
+        }
+    }
+
+    #[test]
+    fn only_what_is_certain_is_called_unavailable() {
+        let text = || "text".to_owned();
+        assert!(matches!(failed_write(EtcdError::Unavailable(text())), StoreError::Unavailable(_)));
+        assert!(matches!(failed_write(EtcdError::Refused(text())), StoreError::Unavailable(_)));
+        assert!(matches!(failed_write(EtcdError::Unknown(text())), StoreError::Unknown(_)));
+        let long = EtcdError::Refused("Error, decoded message length too large: found 70000000 bytes".into());
+        assert!(matches!(failed_write(long), StoreError::Unknown(_)));
+    }
+}

@@ -1,0 +1,198 @@
+//! What types cannot say: completes the defaults that depend on other keys, and checks what must fit together.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use reeve_cluster::rabbitmq::BrokerUrl;
+use reeve_lifecycle::policy::Policies;
+use reeve_protocol::Span;
+use tracing_subscriber::EnvFilter;
+
+use super::problem::Problem;
+use super::read::Reader;
+use super::secret::Secret;
+use super::sections::{BusSection, CloudSection, Config, Driver, NotificationsSection};
+
+mod cluster;
+mod files;
+
+pub(crate) use cluster::{is_host_port, is_plain_name};
+pub(super) use files::{Found, look};
+
+/// The longest path that a socket's address holds, in bytes.
+const MAX_SOCKET_PATH: usize = 107;
+/// What is said of a text that is no URL of a broker: nothing of the text, because it may hold a password.
+const NO_BROKER_URL: &str = "is no broker URL: expected amqps://USER:PASSWORD@HOST:PORT/VHOST";
+/// By how much the default of the quarantine is longer than the longest call: a call is not cut off on the dot.
+const QUARANTINE_MARGIN: Span = Span::from_secs(5);
+/// The shortest wait for the broker's confirmation.
+const MIN_PUBLISH_TIMEOUT: Span = Span::from_millis(100);
+/// The longest wait for the broker's confirmation.
+const MAX_PUBLISH_TIMEOUT: Span = Span::from_secs(600);
+
+/// Fills in what depends on other keys, and returns the configuration or everything that is wrong with it.
+pub(super) fn completed(mut config: Config, reader: &Reader<'_>) -> Result<Config, Vec<Problem>> {
+    let mut wrong = Vec::new();
+    let mut complain = |key: &str, message: String| wrong.push(reader.problem(key, message));
+
+    match std::path::absolute(&config.node.data_dir) {
+        Ok(path) => config.node.data_dir = path,
+        Err(error) => complain("node.data_dir", format!("is no path: {error}")),
+    }
+    let data_dir = config.node.data_dir.clone();
+    if config.rpc.socket.as_os_str().is_empty() {
+        config.rpc.socket = data_dir.join("reeve.sock");
+    }
+    let own_vault = config.vault.url.is_empty();
+    if own_vault {
+        config.vault.url = folder_url(&data_dir.join("vault"));
+    }
+    if config.cluster.is_some() && config.runtime.quarantine.is_none() {
+        config.runtime.quarantine = Some(config.runtime.timeouts.call + QUARANTINE_MARGIN);
+    }
+    cluster::complete_rpc(&mut config.rpc, &mut complain);
+    if let Some(section) = &config.cluster {
+        cluster::check(section, &config, &mut complain);
+        if own_vault {
+            complain(
+                "vault.url",
+                "is left out, but the nodes of [cluster] need one folder that all of them mount".into(),
+            );
+        }
+    }
+    let length = config.rpc.socket.as_os_str().len();
+    if length > MAX_SOCKET_PATH {
+        complain("rpc.socket", format!("has {length} bytes, a socket's path has at most {MAX_SOCKET_PATH}"));
+    }
+    if let Err(message) = vault_folder(&config.vault.url) {
+        complain("vault.url", message);
+    }
+    if let Err(error) = EnvFilter::try_new(&config.log.level) {
+        complain("log.level", format!("{error} (expected for example info, or info,lapin=warn)"));
+    }
+    if let Some(bus) = &config.bus {
+        check_bus(bus, &mut complain);
+    }
+    for (key, expected) in config.runtime.wrong() {
+        complain(&format!("runtime.{key}"), expected.into());
+    }
+    check_clouds(&config.cloud, config.bus.is_some(), &mut complain);
+    check_policies(&mut config, &mut complain);
+    if wrong.is_empty() { Ok(config) } else { Err(wrong) }
+}
+
+fn check_bus(bus: &BusSection, complain: &mut impl FnMut(&str, String)) {
+    if let Secret::Inline(url) = &bus.url {
+        match url.expose().parse::<BrokerUrl>() {
+            Err(_) => complain("bus.url", NO_BROKER_URL.into()),
+            Ok(_) if bus.ca.is_some() && url.expose().starts_with("amqp://") => {
+                complain(
+                    "bus.ca",
+                    "is set, but bus.url is amqp://, which has no certificate: expected amqps://".into(),
+                );
+            }
+            Ok(_) => {}
+        }
+    }
+    if bus.prefetch == 0 {
+        complain("bus.prefetch", "is 0, expected 1 to 65535".into());
+    }
+    if bus.publish_timeout < MIN_PUBLISH_TIMEOUT || bus.publish_timeout > MAX_PUBLISH_TIMEOUT {
+        let message = format!("is {}, expected {MIN_PUBLISH_TIMEOUT} to {MAX_PUBLISH_TIMEOUT}", bus.publish_timeout);
+        complain("bus.publish_timeout", message);
+    }
+}
+
+fn check_clouds(clouds: &[CloudSection], bus: bool, complain: &mut impl FnMut(&str, String)) {
+    let (mut names, mut seeds) = (BTreeSet::new(), BTreeSet::new());
+    for (index, cloud) in clouds.iter().enumerate() {
+        let path = format!("cloud[{index}]");
+        if !names.insert(&cloud.name) {
+            complain(&format!("{path}.name"), format!("two clouds are called {:?}", cloud.name.as_str()));
+        }
+        // It names queues and folders: what is special to either would lead astray.
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if !cloud.name.as_str().chars().all(plain) || cloud.name.as_str().starts_with('.') {
+            let message = format!("{:?} has other characters than letters, digits, - _ .", cloud.name.as_str());
+            complain(&format!("{path}.name"), message);
+        }
+        match &cloud.driver {
+            Driver::Sim(sim) => {
+                if let Err(error) = sim.validate() {
+                    complain(&path, error.to_string());
+                }
+                if !seeds.insert(sim.seed) {
+                    let why = format!("two simulated clouds have seed {}: their VMs would have the same ids", sim.seed);
+                    complain(&format!("{path}.seed"), why);
+                }
+            }
+            Driver::OpenStack(section) => {
+                if let Some((key, expected)) = section.wrong() {
+                    complain(
+                        &format!("{path}.{key}"),
+                        format!("expected {}", expected.trim_start_matches("expected ")),
+                    );
+                }
+            }
+        }
+        if let Some(notifications) = &cloud.notifications {
+            check_notifications(&format!("{path}.notifications"), notifications, bus, complain);
+        }
+    }
+}
+
+fn check_notifications(
+    path: &str,
+    notifications: &NotificationsSection,
+    bus: bool,
+    complain: &mut impl FnMut(&str, String),
+) {
+    if !bus {
+        complain(path, "notifications come over a broker: add [bus] url, or leave this out".into());
+    }
+    if notifications.exchange.is_empty()
+        || notifications.exchange.len() > 255
+        || notifications.exchange.starts_with("reeve.")
+    {
+        complain(&format!("{path}.exchange"), "expected the cloud's own exchange, 1 to 255 bytes".into());
+    }
+    let topics = &notifications.topics;
+    if topics.is_empty() || topics.len() > 16 || topics.iter().any(|topic| topic.is_empty() || topic.len() > 200) {
+        complain(&format!("{path}.topics"), "expected 1 to 16 topics of 1 to 200 bytes".into());
+    }
+}
+
+/// Every policy by itself, then all together; each complaint names the key within its policy.
+fn check_policies(config: &mut Config, complain: &mut impl FnMut(&str, String)) {
+    config.policy.entry("default".to_owned()).or_default();
+    let mut sound = true;
+    for (name, policy) in &config.policy {
+        if let Err(error) = policy.check(name) {
+            sound = false;
+            complain(&format!("policy.{name}.{}", error.key), error.why);
+        }
+    }
+    if sound && let Err(error) = Policies::new(config.policy.clone()) {
+        complain(&format!("policy.{}.{}", error.policy, error.key), error.why);
+    }
+}
+
+/// The `file://` URL of a folder.
+#[must_use]
+pub fn folder_url(folder: &Path) -> String {
+    // The one character that is special to whoever reads the URL.
+    format!("file://{}", folder.display().to_string().replace('%', "%25"))
+}
+
+/// The folder that a vault's URL names.
+fn vault_folder(url: &str) -> Result<PathBuf, String> {
+    let expected = "expected file:///ABSOLUTE/PATH";
+    let Some((scheme, path)) = url.split_once("://") else {
+        return Err(format!("is no URL, {expected}"));
+    };
+    if scheme != "file" {
+        return Err(format!("{scheme}:// is not supported by this version, {expected}"));
+    }
+    let path = path.strip_prefix("localhost").unwrap_or(path);
+    if Path::new(path).is_absolute() { Ok(path.into()) } else { Err(format!("is no absolute path, {expected}")) }
+}

@@ -1,0 +1,68 @@
+//! Breaks a whole cluster in every way and proves that nothing was lost or done twice (see `reeve_tests::chaos`).
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use reeve_nodes::daemon::{self, AfterStart};
+use reeve_tests::chaos::clock::SteppedClock;
+use reeve_tests::chaos::options::{Options, Task};
+use reeve_tests::chaos::run::Outcome;
+use reeve_tests::chaos::{cloud, failover, judge, rolling, run};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> Result<ExitCode> {
+    let options = Options::parse();
+    match &options.task {
+        Some(Task::Node { config, clock }) => node(config, clock),
+        Some(Task::Cloud(cloud)) => {
+            log("warn");
+            runtime()?.block_on(cloud::serve(cloud.clone()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Task::Check { history, json }) => told(&judge(history)?, *json),
+        None => {
+            log("info,lapin=off");
+            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+            let outcome = runtime()?.block_on(async {
+                if options.failover {
+                    failover::failover(&options).await
+                } else if options.rolling {
+                    rolling::rolling(&options).await
+                } else {
+                    run::chaos(&options).await
+                }
+            })?;
+            told(&outcome, options.json)
+        }
+    }
+}
+
+fn node(config: &Path, clock: &Path) -> Result<ExitCode> {
+    let config = reeve_nodes::config::load(config).context("the configuration of the node")?;
+    let clock = Arc::new(SteppedClock::open(clock)?);
+    daemon::run_with_clock(&config, AfterStart::default(), clock)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}
+
+fn log(level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+fn told(outcome: &Outcome, json: bool) -> Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    write!(out, "{}", outcome.words)?;
+    if json {
+        writeln!(out, "{}", outcome.json)?;
+    }
+    out.flush()?;
+    Ok(if outcome.good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,81 @@
+//! Asks the nodes over their private sockets; a connection that has ended is made anew.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use reeve_cluster::rpc::{RpcClient, RpcError};
+use reeve_protocol::admin::{AdminReply, AdminRequest, MAX_LIMIT, VmView};
+use reeve_protocol::{NodeId, VmId};
+
+/// A node that can be asked.
+#[derive(Debug)]
+pub struct Door {
+    /// Its id.
+    pub node: NodeId,
+    socket: PathBuf,
+    client: Mutex<Option<Arc<RpcClient>>>,
+}
+
+impl Door {
+    /// The door of a node that listens on this socket, or will.
+    #[must_use]
+    pub fn new(node: NodeId, socket: PathBuf) -> Self {
+        Self { node, socket, client: Mutex::new(None) }
+    }
+
+    /// Asks.
+    ///
+    /// # Errors
+    /// When the node does not answer in time.
+    pub async fn ask(&self, request: AdminRequest, patience: Duration) -> Result<AdminReply, RpcError> {
+        let client = self.connected(patience).await?;
+        let answer = client.call(request, patience).await;
+        if matches!(answer, Err(RpcError::Closed(_) | RpcError::Unreachable { .. })) {
+            self.forget(&client);
+        }
+        answer
+    }
+
+    /// Whether the node says that it supervises the VM, by itself or through its peers.
+    pub async fn attends(&self, vm: VmId, patience: Duration) -> bool {
+        matches!(self.ask(AdminRequest::ActorTree(Some(vm)), patience).await, Ok(AdminReply::Actors(_)))
+    }
+
+    /// All VMs that the node tells of.
+    ///
+    /// # Errors
+    /// When it does not answer, or refuses.
+    pub async fn vms(&self, patience: Duration) -> Result<Vec<VmView>> {
+        let mut all: Vec<VmView> = Vec::new();
+        loop {
+            let marker = all.last().map(|vm| vm.id);
+            match self.ask(AdminRequest::VmList { limit: MAX_LIMIT, marker, lease: None }, patience).await? {
+                AdminReply::Vms(page) if page.is_empty() => return Ok(all),
+                AdminReply::Vms(page) => all.extend(page),
+                other => bail!("{} answered a listing with {other:?}", self.node),
+            }
+        }
+    }
+
+    /// Ends the connection: the node was ended.
+    pub fn shut(&self) {
+        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    async fn connected(&self, patience: Duration) -> Result<Arc<RpcClient>, RpcError> {
+        if let Some(client) = self.client.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            return Ok(Arc::clone(client));
+        }
+        let connecting = tokio::time::timeout(patience, RpcClient::connect_unix(&self.socket)).await;
+        let client = Arc::new(connecting.map_err(|_| RpcError::TimedOut(patience))??);
+        let mut known = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Arc::clone(known.get_or_insert(client)))
+    }
+
+    fn forget(&self, ended: &Arc<RpcClient>) {
+        let mut known = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        known.take_if(|client| Arc::ptr_eq(client, ended));
+    }
+}

@@ -1,0 +1,230 @@
+//! Rule 2: no lease ends early, none is lost, none grows past the caps of its policy.
+
+use reeve_drivers::cloud::sim::CallKind;
+use reeve_lifecycle::Policy;
+use reeve_protocol::Timestamp;
+
+use super::case::{Case, Heard, SLACK, Story, time};
+use super::{Judgement, Rule};
+
+/// A lease, as its events tell it.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    started_at: Option<Timestamp>,
+    /// `None` too when an operator moved it in a way that no event tells.
+    ends_at: Option<Timestamp>,
+    grace_until: Option<Timestamp>,
+    begun: bool,
+    ended: bool,
+}
+
+impl Told {
+    fn due(&self) -> Option<Timestamp> {
+        self.grace_until.or(self.ends_at)
+    }
+}
+
+pub(super) fn check(case: &Case<'_>, verdict: &mut Judgement) {
+    for (vm, story) in &case.vms {
+        let mut told = Told::default();
+        for heard in story.told() {
+            if let Err(why) = hear(case, story, &mut told, heard) {
+                verdict.broke(Rule::Lease, *vm, why);
+            }
+        }
+        if case.healed
+            && let Some(why) = lost(case, story, &told)
+        {
+            verdict.lost += 1;
+            verdict.broke(Rule::Lease, *vm, why);
+        }
+    }
+}
+
+/// The policy that ruled a VM when an event of it was told.
+pub(super) fn policy_name<'a>(story: &Story<'a>, sequence: u64) -> Option<&'a str> {
+    let mut named = story.events.range(..=sequence).filter_map(|(_, heard)| heard.event.data["policy"].as_str());
+    named.next_back().or(story.made.map(|(_, policy)| policy))
+}
+
+fn hear(case: &Case<'_>, story: &Story<'_>, told: &mut Told, heard: &Heard<'_>) -> Result<(), String> {
+    let (event, data) = (heard.event, &heard.event.data);
+    let policy = policy_name(story, event.sequence).and_then(|name| case.policy(name));
+    match event.kind.as_str() {
+        "reeve.lease.created" => {
+            let again = told.begun && !told.ended;
+            *told = Told { begun: true, started_at: time(data, "started_at"), ends_at: time(data, "ends_at"), ..*told };
+            if again {
+                return Err("its lease began twice".to_owned());
+            }
+            told.ended = false;
+            long_enough(story, told, policy)
+        }
+        "reeve.lease.corrected" => {
+            told.started_at = time(data, "started_at");
+            told.ends_at = time(data, "ends_at");
+            long_enough(story, told, policy)
+        }
+        "reeve.lease.extended" => {
+            told.ends_at = time(data, "ends_at");
+            told.grace_until = None;
+            told.ended = false;
+            within_caps(told, data["extensions"].as_u64().unwrap_or(0), policy)
+        }
+        "reeve.lease.policy-changed" | "reeve.lease.end-cancelled" | "reeve.lease.exempted" => {
+            told.ends_at = time(data, "ends_at");
+            told.grace_until = None;
+            Ok(())
+        }
+        "reeve.lease.expired" => {
+            let ends_at = time(data, "ends_at");
+            told.grace_until = time(data, "grace_until");
+            match ends_at {
+                Some(at) if heard.at + SLACK < at => Err(format!("its lease ended at {}, it ends at {at}", heard.at)),
+                Some(at) if told.ends_at.is_some_and(|known| known != at) => {
+                    Err(format!("its lease ended at {at}, the last that was told is {:?}", told.ends_at))
+                }
+                Some(_) | None => Ok(()),
+            }
+        }
+        "reeve.vm.terminating" if data["by"] == "lease" => not_early(case, story, told, heard.at),
+        "reeve.lease.ended" => {
+            let twice = std::mem::replace(&mut told.ended, true);
+            if twice { Err("its lease ended twice".to_owned()) } else { Ok(()) }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A VM that a user made has at least the time that its policy gives, whatever the clock of the node that found it.
+fn long_enough(story: &Story<'_>, told: &Told, policy: Option<&Policy>) -> Result<(), String> {
+    let (Some((made_at, _)), Some(ends_at), Some(policy)) = (story.made, told.ends_at, policy) else { return Ok(()) };
+    let least = made_at + policy.lease.duration;
+    if ends_at + SLACK < least {
+        return Err(format!("made at {made_at}, its lease is to end at {ends_at}, before {least}"));
+    }
+    Ok(())
+}
+
+fn within_caps(told: &Told, extensions: u64, policy: Option<&Policy>) -> Result<(), String> {
+    let Some(policy) = policy else { return Ok(()) };
+    if extensions > u64::from(policy.lease.max_extensions) {
+        return Err(format!("{extensions} extensions, at most {} are allowed", policy.lease.max_extensions));
+    }
+    match (told.started_at, told.ends_at) {
+        (Some(from), Some(to)) if to > from + policy.lease.max_total + SLACK => {
+            Err(format!("its lease runs from {from} to {to}, at most {} are allowed", policy.lease.max_total))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The end by lease begins, and destroys, only when the lease is over or its owner said so.
+fn not_early(case: &Case<'_>, story: &Story<'_>, told: &Told, heard_at: Timestamp) -> Result<(), String> {
+    let Some(due) = told.due() else { return Ok(()) };
+    if case.granted(story, "lease.end").any(|asked| asked.first_at <= heard_at) {
+        return Ok(());
+    }
+    let destroyed = story.calls.iter().find(|made| made.is_done(CallKind::DeleteServer)).map(|made| made.at);
+    let first = destroyed.map_or(heard_at, |at| at.min(heard_at));
+    if first + SLACK < due {
+        return Err(format!("its end began at {first} or before, its lease is due at {due}"));
+    }
+    Ok(())
+}
+
+fn lost(case: &Case<'_>, story: &Story<'_>, told: &Told) -> Option<String> {
+    let (_, policy) = story.made?;
+    let exempt = case.policy(policy).is_some_and(|policy| policy.exempt);
+    match (story.in_cloud, story.last) {
+        (Some(_), None) => Some("the cloud has it and no node knows it".to_owned()),
+        (Some(_), Some(view)) if view.lease.state == "none" && !exempt => Some("it has no lease".to_owned()),
+        (None, _) if told.begun && !told.ended => Some("it is gone, and its lease never ended".to_owned()),
+        (Some(_) | None, _) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::Rule;
+    use super::super::tale::{Tale, vm};
+
+    #[test]
+    fn an_end_before_its_time_is_found() {
+        let mut tale = Tale::new();
+        tale.made(vm(1), "short");
+        tale.lease(vm(1), 0, 60);
+        tale.pass(30);
+        tale.event(vm(1), "vm.terminating", json!({"by": "lease"}));
+        assert_eq!(tale.broken(), [Rule::Lease]);
+    }
+
+    #[test]
+    fn an_early_end_that_the_owner_asked_for_is_none() {
+        let mut tale = Tale::new();
+        tale.made(vm(1), "short");
+        tale.lease(vm(1), 0, 60);
+        tale.sent("c1", vm(1), "lease.end", json!({}));
+        tale.pass(30);
+        tale.event(vm(1), "vm.terminating", json!({"by": "lease"}));
+        assert_eq!(tale.broken(), []);
+        tale.answered("c1", &json!({"ok": false, "error": {"code": "denied", "message": "no"}}));
+        assert_eq!(tale.broken(), [Rule::Lease]);
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_does_not_excuse_an_early_end() {
+        let mut tale = Tale::new();
+        tale.made(vm(1), "short");
+        let ends_at = tale.lease(vm(1), 0, 60);
+        tale.stepped("n1", 3_600_000);
+        tale.pass(10);
+        tale.event(vm(1), "lease.expired", json!({"ends_at": ends_at, "grace_until": null}));
+        assert_eq!(tale.broken(), [Rule::Lease]);
+    }
+
+    #[test]
+    fn a_lease_that_a_slow_clock_cut_short_is_found() {
+        let mut tale = Tale::new();
+        tale.made(vm(1), "short");
+        tale.lease(vm(1), -3_600, -3_540);
+        assert_eq!(tale.broken(), [Rule::Lease]);
+    }
+
+    #[test]
+    fn an_extension_past_the_caps_is_found() {
+        for (seconds, count, expected) in [(80, 1, vec![]), (80, 9, vec![Rule::Lease]), (9_000, 1, vec![Rule::Lease])] {
+            let mut tale = Tale::new();
+            tale.made(vm(1), "short");
+            tale.lease(vm(1), 0, 60);
+            let ends_at = tale.time(seconds);
+            tale.event(vm(1), "lease.extended", json!({"by": "u", "ends_at": ends_at, "extensions": count}));
+            assert_eq!(tale.broken(), expected, "{seconds} {count}");
+        }
+    }
+
+    #[test]
+    fn a_lost_vm_and_a_lost_lease_are_found() {
+        let mut tale = Tale::new();
+        tale.made(vm(1), "short");
+        tale.in_cloud(vm(1));
+        assert_eq!(tale.broken_at_end(), [Rule::Lease]);
+        let mut tale = Tale::new();
+        tale.made(vm(1), "short");
+        tale.lease(vm(1), 0, 60);
+        assert_eq!(tale.broken_at_end(), [Rule::Lease]);
+    }
+
+    #[test]
+    fn an_end_at_another_time_than_was_told_is_found() {
+        let mut tale = Tale::new();
+        tale.made(vm(1), "short");
+        tale.lease(vm(1), 0, 60);
+        tale.pass(70);
+        let ends_at = tale.time(-5);
+        tale.event(vm(1), "lease.expired", json!({"ends_at": ends_at, "grace_until": null}));
+        assert_eq!(tale.broken(), [Rule::Lease]);
+    }
+}

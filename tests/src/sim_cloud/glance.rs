@@ -1,0 +1,216 @@
+//! Glance: snapshots of the simulated cloud, and images that were uploaded to make servers from.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use futures::StreamExt;
+use reeve_drivers::cloud::sim::{SnapshotView, as_caller};
+use reeve_ports::cloud::SnapshotState;
+use reeve_ports::{Cloud, CloudError};
+use reeve_protocol::VmId;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::auth::{Caller, PROJECT};
+use super::nova::bad;
+use super::reply::{self, Dialect, ok};
+use super::server::Shared;
+
+/// What all uploads may hold together, in bytes.
+const MAX_UPLOADS: usize = 1 << 30;
+
+/// How long after its last chunk a content breaks off.
+const BREAK: Duration = Duration::from_millis(20);
+
+/// Images that somebody uploaded. Not kept over a restart.
+#[derive(Default)]
+pub(super) struct Uploads(Mutex<BTreeMap<String, Upload>>);
+
+struct Upload {
+    name: String,
+    content: Option<Bytes>,
+}
+
+impl Uploads {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<String, Upload>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The content of an image, once it is there.
+    pub(super) fn content(&self, id: &str) -> Option<Bytes> {
+        self.all().get(id)?.content.clone()
+    }
+
+    fn image(&self, id: &str) -> Option<Value> {
+        self.all().get(id).map(|upload| upload.image(id))
+    }
+
+    fn named(&self, name: Option<&str>) -> Vec<Value> {
+        let all = self.all();
+        let named = all.iter().filter(|(_, upload)| name.is_none_or(|name| upload.name == name));
+        named.map(|(id, upload)| upload.image(id)).collect()
+    }
+
+    fn fill(&self, id: &str, content: Bytes) -> Result<(), CloudError> {
+        let mut all = self.all();
+        let held: usize = all.values().filter_map(|upload| upload.content.as_ref()).map(Bytes::len).sum();
+        let upload = all.get_mut(id).ok_or_else(|| CloudError::NotFound(format!("image {id}")))?;
+        if upload.content.is_some() {
+            return Err(CloudError::Refused(format!("409 image {id} is active")));
+        }
+        if held + content.len() > MAX_UPLOADS {
+            return Err(CloudError::Refused("413 no room for more images".to_owned()));
+        }
+        upload.content = Some(content);
+        Ok(())
+    }
+}
+
+impl Upload {
+    fn image(&self, id: &str) -> Value {
+        let status = if self.content.is_some() { "active" } else { "queued" };
+        image(id, &self.name, status, self.content.as_ref().map(Bytes::len).map(|bytes| bytes as u64))
+    }
+}
+
+fn image(id: &str, name: &str, status: &str, size: Option<u64>) -> Value {
+    json!({ "id": id, "name": name, "status": status, "size": size, "disk_format": "raw", "container_format": "bare",
+        "visibility": "private", "owner": PROJECT, "protected": false, "tags": [], "checksum": null })
+}
+
+fn of_snapshot(view: &SnapshotView) -> Value {
+    let (status, size) = match &view.state {
+        SnapshotState::Pending => ("saving", None),
+        SnapshotState::Ready { bytes } => ("active", Some(*bytes)),
+        SnapshotState::Failed(_) => ("killed", None),
+    };
+    let mut image = image(&view.id, &view.name, status, size);
+    image["instance_uuid"] = json!(view.vm);
+    image
+}
+
+pub(super) fn routes(config: &mut web::ServiceConfig) {
+    let glance = web::scope("/image/v2")
+        .route("/images", web::get().to(list))
+        .route("/images", web::post().to(create))
+        .route("/images/{id}", web::get().to(show))
+        .route("/images/{id}", web::delete().to(delete))
+        .route("/images/{id}/file", web::put().to(upload))
+        .route("/images/{id}/file", web::get().to(download));
+    config.service(glance);
+}
+
+#[derive(Deserialize)]
+struct Filter {
+    name: Option<String>,
+}
+
+fn find(shared: &Shared, id: &str) -> Result<SnapshotView, CloudError> {
+    shared.sim.snapshot_view(id).ok_or_else(|| CloudError::NotFound(format!("image {id}")))
+}
+
+async fn list(
+    request: HttpRequest,
+    caller: Caller,
+    shared: web::Data<Shared>,
+    filter: web::Query<Filter>,
+) -> HttpResponse {
+    let listed = as_caller(caller.0, async {
+        let name = filter.name.as_deref();
+        let views = shared.sim.snapshot_views(name);
+        // The look is made once for the VM that it concerns, so that it is known of and may meet a fault.
+        let vm = views.first().map_or(VmId::new(Uuid::nil()), |view| view.vm);
+        shared.sim.find_snapshots(vm, name.unwrap_or_default()).await?;
+        let mut images: Vec<Value> = views.iter().map(of_snapshot).collect();
+        images.extend(shared.uploads.named(name));
+        Ok(ok(json!({ "images": images, "first": "/v2/images", "schema": "/v2/schemas/images" })))
+    });
+    let listed = listed.await;
+    reply::reply(&request, Dialect::Image, listed)
+}
+
+async fn show(request: HttpRequest, _caller: Caller, shared: web::Data<Shared>, id: web::Path<String>) -> HttpResponse {
+    let shown = match shared.uploads.image(&id) {
+        Some(image) => Ok(image),
+        None => find(&shared, &id).map(|view| of_snapshot(&view)),
+    };
+    reply::reply(&request, Dialect::Image, shown.map(ok))
+}
+
+async fn create(
+    request: HttpRequest,
+    _caller: Caller,
+    shared: web::Data<Shared>,
+    body: web::Json<Value>,
+) -> HttpResponse {
+    let id = Uuid::new_v4().to_string();
+    let made = match body["name"].as_str() {
+        None => Err(bad("name is expected")),
+        Some(name) => {
+            shared.uploads.all().insert(id.clone(), Upload { name: name.to_owned(), content: None });
+            Ok(HttpResponse::Created().json(image(&id, name, "queued", None)))
+        }
+    };
+    reply::reply(&request, Dialect::Image, made)
+}
+
+async fn upload(
+    request: HttpRequest,
+    _caller: Caller,
+    shared: web::Data<Shared>,
+    id: web::Path<String>,
+    content: Bytes,
+) -> HttpResponse {
+    let filled = shared.uploads.fill(&id, content).map(|()| HttpResponse::NoContent().finish());
+    reply::reply(&request, Dialect::Image, filled)
+}
+
+async fn download(
+    request: HttpRequest,
+    caller: Caller,
+    shared: web::Data<Shared>,
+    id: web::Path<String>,
+) -> HttpResponse {
+    if let Some(content) = shared.uploads.content(&id) {
+        return HttpResponse::Ok().content_type("application/octet-stream").body(content);
+    }
+    let read = as_caller(caller.0, async {
+        let view = find(&shared, &id)?;
+        if view.state == SnapshotState::Pending {
+            return Ok(HttpResponse::NoContent().finish());
+        }
+        let content = shared.sim.read_snapshot(view.vm, &view.id).await?;
+        // What came before a break is on its way by then.
+        let content = content.then(|chunk| async {
+            if chunk.is_err() {
+                tokio::time::sleep(BREAK).await;
+            }
+            chunk
+        });
+        Ok(HttpResponse::Ok().content_type("application/octet-stream").streaming(content))
+    });
+    let read = read.await;
+    reply::reply(&request, Dialect::Image, read)
+}
+
+async fn delete(
+    request: HttpRequest,
+    caller: Caller,
+    shared: web::Data<Shared>,
+    id: web::Path<String>,
+) -> HttpResponse {
+    let deleted = caller.changes(async move {
+        if shared.uploads.all().remove(id.as_str()).is_some() {
+            return Ok(());
+        }
+        // One that never was is looked for all the same, so that the history has the call.
+        let vm = shared.sim.snapshot_view(&id).map_or(VmId::new(Uuid::nil()), |view| view.vm);
+        shared.sim.delete_snapshot(vm, &id).await
+    });
+    let deleted = deleted.await.map(|()| HttpResponse::NoContent().finish());
+    reply::reply(&request, Dialect::Image, deleted)
+}

@@ -1,0 +1,388 @@
+//! Nova: servers, what is done to them, and the hosts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use futures::StreamExt;
+use reeve_drivers::SimCloud;
+use reeve_drivers::cloud::RESTORED_BY_KEY;
+use reeve_drivers::cloud::openstack::operation_tag;
+use reeve_drivers::cloud::sim::as_caller;
+use reeve_lifecycle::effect::{Disk, ProbeVerdict};
+use reeve_lifecycle::policy::ProbeKind;
+use reeve_ports::cloud::{DiskSource, LaunchSpec, OPERATION_KEY, REVIVED_FROM_KEY};
+use reeve_ports::{Cloud, CloudError, GuestProbe};
+use reeve_protocol::{ProjectId, Timestamp, UserId, VmId};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::auth::{Caller, PROJECT};
+use super::record;
+use super::reply::{self, Dialect, ok};
+use super::server::Shared;
+
+const MAX_LIMIT: usize = 1_000;
+
+/// The filters of a listing that are understood; others are refused as Nova refuses what it does not know.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Filter {
+    limit: Option<usize>,
+    marker: Option<String>,
+    /// Listed are the servers of all projects, always.
+    #[serde(rename = "all_tenants")]
+    _all_tenants: Option<String>,
+    #[serde(rename = "changes-since")]
+    changes_since: Option<String>,
+    deleted: Option<String>,
+    uuid: Option<String>,
+    tags: Option<String>,
+}
+
+pub(super) fn routes(config: &mut web::ServiceConfig) {
+    let nova = web::scope("/compute/v2.1")
+        .route("/servers/detail", web::get().to(list))
+        .route("/servers", web::post().to(create))
+        .route("/servers/{id}", web::get().to(show))
+        .route("/servers/{id}", web::delete().to(delete))
+        .route("/servers/{id}/action", web::post().to(act))
+        .route("/servers/{id}/diagnostics", web::get().to(diagnostics))
+        .route("/servers/{id}/os-instance-actions", web::get().to(actions))
+        .route("/servers/{id}/os-instance-actions/{request}", web::get().to(one_action))
+        .route("/servers/{id}/os-volume_attachments", web::get().to(attachments))
+        .route("/os-services", web::get().to(services));
+    config.service(nova);
+}
+
+pub(super) fn bad(why: &str) -> CloudError {
+    CloudError::Refused(format!("400 {why}"))
+}
+
+pub(super) fn vm_id(text: &str) -> Result<VmId, CloudError> {
+    text.parse().map_err(|_| CloudError::NotFound(format!("instance {text}")))
+}
+
+async fn list(
+    request: HttpRequest,
+    caller: Caller,
+    shared: web::Data<Shared>,
+    filter: web::Query<Filter>,
+) -> HttpResponse {
+    let version = record::microversion(&request);
+    let listed = as_caller(caller.0, listed(&shared, &filter, version)).await;
+    reply::reply(&request, Dialect::Compute, listed.map(|page| HttpResponse::Ok().json(page)))
+}
+
+async fn listed(shared: &Shared, filter: &Filter, version: u32) -> Result<Page, CloudError> {
+    let sim = &shared.sim;
+    let limit = filter.limit.unwrap_or(MAX_LIMIT).clamp(1, MAX_LIMIT);
+    let marker = filter.marker.as_deref().map(|marker| marker.parse::<VmId>().map_err(|_| bad("marker not found")));
+    let marker = marker.transpose()?;
+    if let Some(tag) = &filter.tags {
+        return launched(sim, tag, version).await;
+    }
+    let hosts = record::hosts(sim);
+    if let Some(vm) = &filter.uuid {
+        let gone = filter.deleted.is_some();
+        let mut found = sim.server_views(&[vm_id(vm)?]);
+        found.retain(|view| view.gone == gone);
+        return Ok(Page::of(found.iter().map(|view| record::server(view, &hosts, version))));
+    }
+    let (vms, partial, more) = match &filter.changes_since {
+        Some(since) => changed(sim, since, marker, limit)?,
+        None => page(sim, marker, limit).await?,
+    };
+    let last = vms.iter().chain(&partial).max().copied();
+    let views = sim.server_views(&vms);
+    let mut servers: Vec<_> = views.iter().map(|view| (view.facts.vm, record::server(view, &hosts, version))).collect();
+    if version >= record::PARTIAL {
+        servers.extend(partial.into_iter().map(|vm| (vm, record::partial(vm))));
+        servers.sort_by_key(|(vm, _)| *vm);
+    }
+    let mut page = Page::of(servers.into_iter().map(|(_, server)| server));
+    page.servers_links.extend(last.filter(|_| more).map(|last| {
+        let href = format!("{}/compute/v2.1/servers/detail?limit={limit}&marker={last}", shared.base);
+        json!({ "rel": "next", "href": href })
+    }));
+    Ok(page)
+}
+
+/// A page of a listing.
+#[derive(Serialize)]
+struct Page {
+    servers: Vec<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    servers_links: Vec<Value>,
+}
+
+impl Page {
+    fn of(servers: impl Iterator<Item = Box<RawValue>>) -> Self {
+        Self { servers: servers.collect(), servers_links: Vec::new() }
+    }
+}
+
+/// The listed servers of a page, those of silent cells among them, and whether there are more.
+type Slice = (Vec<VmId>, Vec<VmId>, bool);
+
+/// Nova's marker is the last server of the page before; the simulated cloud's is the first of the page to come.
+async fn page(sim: &SimCloud, marker: Option<VmId>, limit: usize) -> Result<Slice, CloudError> {
+    let from = marker.map(|marker| Uuid::from_u128(marker.uuid().as_u128().saturating_add(1)).to_string());
+    let page = sim.list(from).await?;
+    let mut more = page.next.is_some();
+    let mut vms: Vec<VmId> = page.vms.into_iter().map(|facts| facts.vm).collect();
+    if vms.len() > limit {
+        vms.truncate(limit);
+        more = true;
+    }
+    let until = vms.last().copied().filter(|_| more);
+    let silent = sim.unanswered_vms().into_iter();
+    let silent = silent.filter(|vm| marker.is_none_or(|m| *vm > m) && until.is_none_or(|until| *vm < until));
+    Ok((vms, silent.collect(), more))
+}
+
+/// When a living server changed last is not known, so all are told; those that are gone, if they went since then.
+fn changed(sim: &SimCloud, since: &str, marker: Option<VmId>, limit: usize) -> Result<Slice, CloudError> {
+    let since = since.parse::<Timestamp>().or_else(|_| format!("{since}Z").parse());
+    let since = since.map_err(|_| bad("changes-since is no time"))?;
+    let every = sim.every_vm().into_iter().filter(|vm| marker.is_none_or(|marker| *vm > marker));
+    let changed = every.filter(|vm| {
+        let gone_at = sim.ground_truth(*vm).and_then(|truth| truth.facts.deleted_at);
+        gone_at.is_none_or(|at| at >= since)
+    });
+    let mut vms: Vec<VmId> = changed.take(limit + 1).collect();
+    let more = vms.len() > limit;
+    vms.truncate(limit);
+    Ok((vms, Vec::new(), more))
+}
+
+/// The living servers with this tag, which is that of an operation.
+async fn launched(sim: &SimCloud, tag: &str, version: u32) -> Result<Page, CloudError> {
+    let living = sim.server_views(&sim.vm_ids());
+    let mut operations = living.iter().filter_map(|view| view.facts.metadata.get(OPERATION_KEY));
+    let operation = operations.find(|operation| operation_tag(operation) == tag);
+    let found = sim.find_launched(operation.map_or(tag, String::as_str)).await?;
+    let hosts = record::hosts(sim);
+    let mut found = sim.server_views(&found);
+    found.retain(|view| !view.gone);
+    Ok(Page::of(found.iter().map(|view| record::server(view, &hosts, version))))
+}
+
+async fn show(request: HttpRequest, caller: Caller, shared: web::Data<Shared>, id: web::Path<String>) -> HttpResponse {
+    let sim = &shared.sim;
+    let shown = as_caller(caller.0, async {
+        let vm = vm_id(&id)?;
+        sim.show(vm).await?;
+        let view = sim.server_views(&[vm]).pop();
+        let view = view.ok_or_else(|| CloudError::NotFound(format!("instance {vm}")))?;
+        let server = record::server(&view, &record::hosts(sim), record::microversion(&request));
+        Ok(HttpResponse::Ok().json(BTreeMap::from([("server", server)])))
+    });
+    let shown = shown.await;
+    reply::reply(&request, Dialect::Compute, shown)
+}
+
+async fn delete(
+    request: HttpRequest,
+    caller: Caller,
+    shared: web::Data<Shared>,
+    id: web::Path<String>,
+) -> HttpResponse {
+    let deleted = caller.changes(async move { shared.sim.delete_server(vm_id(&id)?).await });
+    let deleted = deleted.await.map(|()| HttpResponse::NoContent().finish());
+    reply::reply(&request, Dialect::Compute, deleted)
+}
+
+async fn act(
+    request: HttpRequest,
+    caller: Caller,
+    shared: web::Data<Shared>,
+    id: web::Path<String>,
+    body: web::Json<Value>,
+) -> HttpResponse {
+    let acted = caller.changes(async move { acted(&shared, &id, &body).await }).await;
+    let acted = acted.map(|body| match body {
+        Some(body) => HttpResponse::Accepted().json(body),
+        None => HttpResponse::Accepted().finish(),
+    });
+    reply::reply(&request, Dialect::Compute, acted)
+}
+
+async fn acted(shared: &Shared, id: &str, body: &Value) -> Result<Option<Value>, CloudError> {
+    let sim = &shared.sim;
+    let vm = vm_id(id)?;
+    let (action, argument) =
+        body.as_object().and_then(|body| body.iter().next()).ok_or_else(|| bad("one action is expected"))?;
+    match action.as_str() {
+        "os-start" => sim.start(vm).await?,
+        "os-stop" => sim.stop(vm).await?,
+        // A guest that takes no part in a soft reboot is rebooted hard in the end.
+        "reboot" if matches!(argument["type"].as_str(), Some("HARD" | "SOFT")) => sim.hard_reboot(vm).await?,
+        "suspend" => sim.suspend(vm).await?,
+        "resume" => sim.resume(vm).await?,
+        "createImage" => {
+            let name = argument["name"].as_str().ok_or_else(|| bad("name is expected"))?;
+            sim.snapshot(vm, &Disk::Root, name).await?;
+            let made = sim.snapshot_views(Some(name)).into_iter().find(|view| view.vm == vm && view.disk == Disk::Root);
+            return Ok(Some(json!({ "image_id": made.map(|view| view.id) })));
+        }
+        "rebuild" => {
+            let operation = argument["metadata"][RESTORED_BY_KEY].as_str().unwrap_or_default();
+            let root = disk(shared, Disk::Root, &argument["imageRef"])?;
+            sim.restore_in_place(vm, operation, vec![root]).await?;
+        }
+        other => return Err(bad(&format!("there is no action {other}"))),
+    }
+    Ok(None)
+}
+
+/// The content of an uploaded image, for a disk.
+fn disk(shared: &Shared, disk: Disk, image: &Value) -> Result<DiskSource, CloudError> {
+    let content = image.as_str().and_then(|id| shared.uploads.content(id));
+    let content = content.ok_or_else(|| bad("the image is not found or not active"))?;
+    let bytes = content.len() as u64;
+    Ok(DiskSource { disk, bytes, content: futures::stream::iter([Ok(content)]).boxed() })
+}
+
+async fn create(
+    request: HttpRequest,
+    caller: Caller,
+    shared: web::Data<Shared>,
+    body: web::Json<Value>,
+) -> HttpResponse {
+    let base = shared.base.clone();
+    let made = caller.changes(async move { created(&shared, &body["server"]).await }).await;
+    let made = made.map(|vm| {
+        let location = format!("{base}/compute/v2.1/servers/{vm}");
+        let body = json!({ "server": { "id": vm, "links": [], "adminPass": "simulated" } });
+        HttpResponse::Accepted().insert_header(("Location", location)).json(body)
+    });
+    reply::reply(&request, Dialect::Compute, made)
+}
+
+async fn created(shared: &Shared, server: &Value) -> Result<VmId, CloudError> {
+    let name = server["name"].as_str().ok_or_else(|| bad("name is expected"))?.to_owned();
+    let metadata = match &server["metadata"] {
+        Value::Null => BTreeMap::new(),
+        metadata => serde_json::from_value(metadata.clone()).map_err(|_| bad("metadata are texts"))?,
+    };
+    let Some(ancestor) = metadata.get(REVIVED_FROM_KEY) else {
+        // As a user does, with what the simulated cloud gives: images and volumes are not looked at.
+        let fits = "a short printable name is an identifier";
+        let (project, user) = (ProjectId::new(PROJECT).expect(fits), UserId::new("sim-admin").expect(fits));
+        return shared.sim.boot_vm(&name, project, user, metadata);
+    };
+    let like = ancestor.parse().map_err(|_| bad("reeve_revived_from is no id"))?;
+    let mut disks = vec![disk(shared, Disk::Root, &server["imageRef"])?];
+    for mapping in server["block_device_mapping_v2"].as_array().into_iter().flatten() {
+        if mapping["destination_type"] == "volume" {
+            disks.push(disk(shared, Disk::Volume(String::new()), &mapping["uuid"])?);
+        }
+    }
+    let ports = server["networks"].as_array().into_iter().flatten().filter_map(|network| network["port"].as_str());
+    let ports: Vec<VmId> = ports.map(vm_id).collect::<Result<_, _>>()?;
+    let spec = LaunchSpec { name, metadata, like, addresses: 0, disks };
+    let vm = shared.sim.launch_on_ports(spec, ports.clone()).await?;
+    shared.ports.plug(&ports, vm);
+    Ok(vm)
+}
+
+async fn diagnostics(
+    request: HttpRequest,
+    caller: Caller,
+    shared: web::Data<Shared>,
+    id: web::Path<String>,
+) -> HttpResponse {
+    let told = as_caller(caller.0, async {
+        let vm = vm_id(&id)?;
+        if shared.sim.ground_truth(vm).is_none_or(|truth| truth.gone) {
+            return Err(CloudError::NotFound(format!("instance {vm}")));
+        }
+        let probe: Arc<dyn GuestProbe> = Arc::<SimCloud>::clone(&shared.sim);
+        let state = match probe.probe(vm, None, ProbeKind::GuestAgent, Duration::ZERO).await {
+            ProbeVerdict::Up => "running",
+            ProbeVerdict::Down { cause } if cause.contains("boots") => "pending",
+            ProbeVerdict::Down { cause } if cause.contains("does not run") => "shutdown",
+            ProbeVerdict::Down { .. } => "crashed",
+            ProbeVerdict::Inconclusive { why } => return Ok(reply::error(Dialect::Compute, 500, &why)),
+        };
+        Ok(ok(json!({ "state": state, "driver": "libvirt", "hypervisor": "kvm", "uptime": 1, "num_cpus": 1 })))
+    });
+    let told = told.await;
+    reply::reply(&request, Dialect::Compute, told)
+}
+
+async fn actions(
+    request: HttpRequest,
+    caller: Caller,
+    shared: web::Data<Shared>,
+    id: web::Path<String>,
+) -> HttpResponse {
+    let told = as_caller(caller.0, history(&shared, &id)).await;
+    reply::reply(&request, Dialect::Compute, told.map(|actions| ok(json!({ "instanceActions": actions }))))
+}
+
+async fn one_action(
+    request: HttpRequest,
+    caller: Caller,
+    shared: web::Data<Shared>,
+    path: web::Path<(String, String)>,
+) -> HttpResponse {
+    let (id, wanted) = path.into_inner();
+    let told = as_caller(caller.0, history(&shared, &id)).await;
+    let told = told.and_then(|actions| {
+        let found = actions.into_iter().find(|action| action["request_id"] == wanted);
+        found.ok_or_else(|| CloudError::NotFound(format!("action {wanted}")))
+    });
+    reply::reply(&request, Dialect::Compute, told.map(|action| ok(json!({ "instanceAction": action }))))
+}
+
+/// The newest first. Only what the simulated cloud keeps: the creation and the last reboot. Its times are whole, not cut
+/// to seconds as a database does: a reboot that looks older than the decision for it would be done twice.
+async fn history(shared: &Shared, id: &str) -> Result<Vec<Value>, CloudError> {
+    let vm = vm_id(id)?;
+    let reboot = shared.sim.last_reboot(vm).await?;
+    let created = shared.sim.ground_truth(vm).and_then(|truth| truth.facts.created_at);
+    let action = |name: &str, at: Timestamp| {
+        let request = format!("req-{}", Uuid::new_v5(&vm.uuid(), format!("{name}{at}").as_bytes()));
+        let time = format!("{}000", at.to_string().trim_end_matches('Z'));
+        json!({ "action": name, "instance_uuid": vm, "request_id": request, "start_time": time, "message": null })
+    };
+    let all = [reboot.map(|at| action("reboot", at)), created.map(|at| action("create", at))];
+    Ok(all.into_iter().flatten().collect())
+}
+
+async fn attachments(
+    request: HttpRequest,
+    caller: Caller,
+    shared: web::Data<Shared>,
+    id: web::Path<String>,
+) -> HttpResponse {
+    let told = as_caller(caller.0, async {
+        let vm = vm_id(&id)?;
+        let inventory = shared.sim.inventory(vm).await?;
+        let attached = inventory.volumes.iter().enumerate().map(|(n, volume)| {
+            json!({ "volumeId": volume.id, "serverId": vm, "delete_on_termination": volume.own, "tag": null,
+                "device": format!("/dev/vd{}", char::from(b'b' + u8::try_from(n % 24).unwrap_or_default())) })
+        });
+        Ok(ok(json!({ "volumeAttachments": attached.collect::<Vec<_>>() })))
+    });
+    let told = told.await;
+    reply::reply(&request, Dialect::Compute, told)
+}
+
+async fn services(request: HttpRequest, caller: Caller, shared: web::Data<Shared>) -> HttpResponse {
+    let told = as_caller(caller.0, async { shared.sim.hosts().await }).await;
+    let told = told.map(|hosts| {
+        let services = hosts.iter().map(|health| {
+            let state = if health.up { "up" } else { "down" };
+            json!({ "id": Uuid::new_v5(&Uuid::NAMESPACE_DNS, health.host.as_str().as_bytes()), "binary": "nova-compute",
+                "host": health.host, "zone": "nova", "status": "enabled", "state": state, "forced_down": false })
+        });
+        ok(json!({ "services": services.collect::<Vec<_>>() }))
+    });
+    reply::reply(&request, Dialect::Compute, told)
+}

@@ -1,0 +1,110 @@
+//! Answers in each service's own words, and answers that are lost.
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpRequest, HttpResponse, web};
+use reeve_ports::CloudError;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::server::{Line, Shared};
+
+/// How a service writes an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// Nova and Cinder.
+    Compute,
+    /// Glance, to whoever accepts JSON.
+    Image,
+    Network,
+    Identity,
+}
+
+/// The answer to a call, or none.
+pub(super) fn reply(request: &HttpRequest, dialect: Dialect, result: Result<HttpResponse, CloudError>) -> HttpResponse {
+    match result {
+        Ok(response) => response,
+        Err(CloudError::Unknown(_)) => {
+            hang_up(request);
+            HttpResponse::GatewayTimeout().finish()
+        }
+        Err(CloudError::NotFound(why)) => error(dialect, 404, &why),
+        Err(CloudError::Refused(why)) => error(dialect, leading_status(&why).unwrap_or(409), &why),
+        Err(CloudError::Unavailable(why)) => {
+            let mut response = error(dialect, 503, &why);
+            response.headers_mut().insert(HeaderName::from_static("retry-after"), HeaderValue::from_static("1"));
+            response
+        }
+    }
+}
+
+/// The simulated cloud begins what it refuses with the status.
+fn leading_status(why: &str) -> Option<u16> {
+    why.split(' ').next()?.parse().ok().filter(|status| (400..500).contains(status))
+}
+
+/// An error as the service writes it.
+pub(super) fn error(dialect: Dialect, status: u16, message: &str) -> HttpResponse {
+    let code = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let title = code.canonical_reason().unwrap_or_default();
+    let body = match dialect {
+        Dialect::Compute => {
+            let name = match status {
+                400 => "badRequest",
+                401 => "unauthorized",
+                403 => "forbidden",
+                404 => "itemNotFound",
+                409 => "conflictingRequest",
+                413 | 429 => "overLimit",
+                501 => "notImplemented",
+                503 => "serviceUnavailable",
+                _ => "computeFault",
+            };
+            json!({ name: { "code": status, "message": message } })
+        }
+        Dialect::Image => json!({ "message": message, "code": format!("{status} {title}"), "title": title }),
+        Dialect::Network => json!({ "NeutronError": { "type": title, "message": message, "detail": "" } }),
+        Dialect::Identity => json!({ "error": { "code": status, "title": title, "message": message } }),
+    };
+    HttpResponse::build(code).json(body)
+}
+
+pub(super) fn ok(body: Value) -> HttpResponse {
+    HttpResponse::Ok().json(body)
+}
+
+/// Cuts the connection: whatever is answered does not arrive.
+pub(super) fn hang_up(request: &HttpRequest) {
+    if let Some(line) = request.conn_data::<Line>() {
+        // One that is cut already is what is wanted.
+        let _ = rustix::net::shutdown(&line.0, rustix::net::Shutdown::Both);
+    }
+}
+
+/// Around every request: its id, and the HTTP faults that are on order.
+pub(super) async fn outermost(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let shared = request.app_data::<web::Data<Shared>>().cloned();
+    let fault = shared.and_then(|shared| shared.http_faults.pick(request.method().as_str(), request.path()));
+    let mut response = match fault {
+        Some(fault) if !fault.after_effect => request.into_response(fault.response()),
+        Some(fault) => {
+            let answered = next.call(request).await?;
+            if fault.status == 0 {
+                hang_up(answered.request());
+            }
+            answered.into_response(fault.response())
+        }
+        None => next.call(request).await?.map_into_boxed_body(),
+    };
+    let id = HeaderValue::from_str(&format!("req-{}", Uuid::new_v4()));
+    if let Ok(id) = id {
+        response.headers_mut().insert(HeaderName::from_static("x-openstack-request-id"), id);
+    }
+    Ok(response)
+}

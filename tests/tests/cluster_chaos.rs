@@ -1,0 +1,52 @@
+//! Chaos on a whole cluster: three nodes, three etcd members, three brokers, thousands of VMs, and no rule broken.
+//!
+//! The binary does it all; the README of this folder tells of its longer runs.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Runs the binary and returns its report, the last line.
+fn chaos(arguments: &[&str]) -> Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_reeve-chaos")).args(arguments).arg("--json").output().unwrap();
+    let (out, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    println!("{out}");
+    assert!(output.status.success(), "{}\n{log}", output.status);
+    let last = out.lines().last().expect("a report");
+    serde_json::from_str(last).expect("a report in JSON")
+}
+
+fn two_minutes(seed: &str) {
+    let report = chaos(&["--seed", seed, "--minutes", "2"]);
+    assert_eq!(report["rules_broken"], 0);
+    assert_eq!(report["commands_sent"], report["commands_answered"]);
+    assert_eq!((&report["double_actions"], &report["lost"]), (&Value::from(0), &Value::from(0)));
+    // A run in which nothing happened proves nothing.
+    let number = |key: &str| report[key].as_u64().unwrap_or(0);
+    assert!(number("faults") >= 10 && number("handovers") > 0 && number("destroyed") > 0, "{report}");
+    // Without the right to mount, the vault has no disk that could be full.
+    let may_fail = report["faults_by_kind"]["vault_full"].as_u64().unwrap_or(0);
+    assert!(number("faults_failed") <= may_fail, "{report}");
+}
+
+#[test]
+fn live_no_rule_is_broken_with_seed_1() {
+    two_minutes("1");
+}
+
+#[test]
+fn live_no_rule_is_broken_with_seed_2() {
+    two_minutes("2");
+}
+
+#[test]
+fn live_no_rule_is_broken_with_seed_3() {
+    two_minutes("3");
+}
+
+#[test]
+fn live_a_rolling_restart_under_load_loses_no_command() {
+    let report = chaos(&["--rolling", "--rate", "200", "--vms", "500", "--brokers", "1"]);
+    assert_eq!(report["commands_sent"], report["commands_answered"]);
+    assert_eq!((&report["double_actions"], &report["lost"]), (&Value::from(0), &Value::from(0)));
+}

@@ -1,0 +1,137 @@
+//! A simulated OpenStack in this process and a driver on it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use reeve_drivers::cloud::openstack::{OpenStackAuth, OpenStackCloud, OpenStackConfig};
+use reeve_drivers::cloud::sim::Cure;
+use reeve_drivers::{SimCloud, SimConfig};
+use reeve_ports::conformance::cloud::CloudFixture;
+use reeve_ports::conformance::probe::ProbeFixture;
+use reeve_ports::{Cloud, GuestProbe, SystemClock};
+use reeve_protocol::{CloudName, HostName, ProjectId, Span, UserId, VmId};
+use reeve_tests::sim_cloud::{SimCloudOptions, SimCloudServer, SimControl};
+
+pub(crate) struct Fixture {
+    pub(crate) server: SimCloudServer,
+    pub(crate) driver: Arc<OpenStackCloud>,
+    pub(crate) control: SimControl,
+}
+
+/// A cloud that is quick and has something of everything.
+pub(crate) fn config() -> SimConfig {
+    let quick = [Span::from_millis(5), Span::from_millis(20)];
+    SimConfig {
+        vms: 5,
+        volumes_per_vm: [1, 2],
+        shared_volume_percent: 0,
+        addresses_per_vm: [1, 1],
+        disk_bytes: [40_000, 50_000],
+        build: quick,
+        boot: quick,
+        power: quick,
+        delete: quick,
+        snapshot: quick,
+        restore: quick,
+        page: 1_000,
+        ..SimConfig::default()
+    }
+}
+
+pub(crate) fn options() -> SimCloudOptions {
+    SimCloudOptions { sim: config(), ..SimCloudOptions::default() }
+}
+
+pub(crate) fn driver_config(server: &SimCloudServer) -> OpenStackConfig {
+    OpenStackConfig::new(OpenStackAuth {
+        auth_url: server.auth_url(),
+        username: "reeve".to_owned(),
+        password: "simulated".to_owned(),
+        project_name: Some("reeve".to_owned()),
+        project_id: None,
+        user_domain_name: "Default".to_owned(),
+        project_domain_name: "Default".to_owned(),
+    })
+}
+
+pub(crate) fn driver(config: OpenStackConfig) -> Arc<OpenStackCloud> {
+    let name = CloudName::new("sim").expect("a short name is one");
+    Arc::new(OpenStackCloud::new(name, config, Arc::new(SystemClock), "reeve/test node/n1").expect("a driver"))
+}
+
+impl Fixture {
+    pub(crate) async fn start() -> Self {
+        Self::with(options()).await
+    }
+
+    pub(crate) async fn with(options: SimCloudOptions) -> Self {
+        // Another test of this process may have been first.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let server = SimCloudServer::start(options).await.expect("the cloud starts");
+        let driver = driver(OpenStackConfig { page: 2, timeout: Span::from_secs(20), ..driver_config(&server) });
+        let control = SimControl::new(server.url()).expect("a client");
+        Self { server, driver, control }
+    }
+
+    pub(crate) fn sim(&self) -> &Arc<SimCloud> {
+        self.server.sim()
+    }
+
+    pub(crate) fn first(&self) -> VmId {
+        self.sim().vm_ids()[0]
+    }
+
+    fn boot_named(&self, name: &str) -> VmId {
+        let (project, user) = (ProjectId::new("p").expect("an id"), UserId::new("u").expect("an id"));
+        self.sim().boot_vm(name, project, user, BTreeMap::new()).expect("there is room")
+    }
+}
+
+async fn moment() {
+    tokio::time::sleep(Duration::from_millis(20)).await;
+}
+
+#[async_trait]
+impl CloudFixture for Fixture {
+    fn cloud(&self) -> Arc<dyn Cloud> {
+        Arc::<OpenStackCloud>::clone(&self.driver)
+    }
+
+    async fn boot(&self, name: &str) -> VmId {
+        self.boot_named(name)
+    }
+
+    async fn wait(&self) {
+        moment().await;
+    }
+}
+
+#[async_trait]
+impl ProbeFixture for Fixture {
+    fn probe(&self) -> Arc<dyn GuestProbe> {
+        Arc::<OpenStackCloud>::clone(&self.driver)
+    }
+
+    async fn boot(&self) -> (VmId, HostName) {
+        let vm = self.boot_named("probed");
+        (vm, self.sim().ground_truth(vm).and_then(|truth| truth.facts.host).expect("a VM has a host"))
+    }
+
+    async fn hang(&self, vm: VmId) {
+        self.sim().hang_guest(vm, Cure::Reboot).expect("the VM is there");
+    }
+
+    async fn host_down(&self, host: &HostName) {
+        self.sim().host_down(host).expect("the host is there");
+    }
+
+    async fn host_up(&self, host: &HostName) {
+        self.sim().host_up(host).expect("the host is there");
+    }
+
+    async fn wait(&self) {
+        moment().await;
+    }
+}

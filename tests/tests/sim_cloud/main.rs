@@ -1,0 +1,9 @@
+//! The simulated OpenStack and the driver that speaks to it: the ports' suites over HTTP, and what goes wrong on a wire.
+
+mod faults;
+mod fixture;
+mod history;
+mod listing;
+mod notifications;
+mod session;
+mod suites;
