@@ -110,7 +110,10 @@ impl Publisher {
                 self.repair(&session).await;
                 Err(BusError::Unavailable(format!("no queue is bound for {} {}", parcel.exchange, parcel.key)))
             }
-            Ok(Confirmation::Nack(None)) => Err(BusError::Unavailable("the broker could not store it".to_owned())),
+            Ok(Confirmation::Nack(None)) => {
+                // RabbitMQ 3.10 goes on refusing on this channel after the queue has a new leader: a new channel finds it.
+                return Err(BusError::Unavailable("the broker could not store it".to_owned()));
+            }
             Ok(Confirmation::NotRequested) => unreachable!("every lane has confirms switched on"),
             Err(error) => {
                 if is_not_found(&error) {
