@@ -96,6 +96,16 @@ pub trait Coordination: Send + Sync + 'static {
         true
     }
 
+    /// Whether this claim lasts as far as is known, and this node may act. As cheap as [`Coordination::may_act`].
+    fn holds(&self, shard: ShardId, epoch: Epoch) -> bool {
+        let _ = (shard, epoch);
+        self.may_act()
+    }
+
+    /// Tells the others that this node is about to leave, and waits until they have what it owned, or until nobody is
+    /// there to take more. Shards are given up as [`Coordination::until_unwanted`] says.
+    async fn retire(&self) {}
+
     /// Tells the others how busy this node is.
     fn report(&self, load: Load) {
         let _ = load;

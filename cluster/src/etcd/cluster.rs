@@ -175,6 +175,22 @@ impl Coordination for EtcdCluster {
         self.shared.may_act()
     }
 
+    fn holds(&self, shard: ShardId, epoch: Epoch) -> bool {
+        self.shared.may_act() && self.shared.state.borrow().holds(shard, epoch)
+    }
+
+    async fn retire(&self) {
+        self.shared.state.send_modify(|state| state.retiring = true);
+        let Some(session) = self.shared.session() else { return };
+        let beat = self.shared.state.borrow().seen.nodes.get(&self.shared.config.node).and_then(|me| me.beat.clone());
+        let since = beat.map_or_else(|| self.shared.clock.now(), |beat| beat.since);
+        // At once, so that the plan does not wait for the next beat.
+        if let Err(error) = session::write_sign_of_life(&self.shared, since, session).await {
+            tracing::debug!(%error, "that this node leaves is told by its next beat");
+        }
+        self.shared.until(State::is_handed_over).await;
+    }
+
     fn report(&self, load: Load) {
         *self.shared.load.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = load;
     }
@@ -246,7 +262,7 @@ impl EtcdCluster {
 
 fn member_view(state: &State, id: &NodeId, shards: u16, clock_skew_ms: Option<i64>) -> MemberView {
     let member = state.seen.nodes.get(id);
-    let name = match (member.is_some(), state.seen.drains.contains(id)) {
+    let name = match (member.is_some(), state.seen.is_draining(id)) {
         (true, false) => "ready",
         (true, true) if shards > 0 => "draining",
         (true, true) => "drained",

@@ -151,7 +151,7 @@ fn candidates(state: &State) -> Vec<Candidate> {
     let members = state.seen.nodes.iter().map(|(id, member)| Candidate {
         id: id.clone(),
         weight: member.beat.as_ref().map_or(1.0, |beat| beat.weight),
-        draining: state.seen.drains.contains(id),
+        draining: state.seen.is_draining(id),
         incarnation: u64::try_from(member.incarnation).unwrap_or(0),
     });
     // A weight comes from another process.
@@ -165,7 +165,9 @@ fn follow_up(state: &State, previous: &Planned, plan: Plan, now: Timestamp) -> P
         memory.map(|(id, memory)| (id.clone(), memory.incarnation)).collect()
     };
     let (before, after) = (present(&previous.plan), present(&plan));
-    let mut planned = Planned { draining: state.seen.drains.clone(), ..previous.clone() };
+    let draining = state.seen.draining();
+    let new: BTreeSet<NodeId> = draining.difference(&previous.draining).cloned().collect();
+    let mut planned = Planned { draining, ..previous.clone() };
     for id in before.iter().filter(|(id, was)| after.get(*id) != Some(*was)).map(|(id, _)| id) {
         planned.tell(id, ClusterEventKind::NodeLost, now);
     }
@@ -174,8 +176,7 @@ fn follow_up(state: &State, previous: &Planned, plan: Plan, now: Timestamp) -> P
         let version = beat.map_or_else(String::new, |beat| beat.version.clone());
         planned.tell(id, ClusterEventKind::NodeJoined { version }, now);
     }
-    let new: BTreeSet<&NodeId> = state.seen.drains.difference(&previous.draining).collect();
-    for id in new {
+    for id in &new {
         planned.tell(id, ClusterEventKind::NodeDraining, now);
     }
     for (at, (from, to)) in previous.plan.wanted.iter().zip(&plan.wanted).enumerate() {

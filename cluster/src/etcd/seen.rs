@@ -130,6 +130,18 @@ impl Seen {
         matters
     }
 
+    /// Whether a node is to own nothing: an operator wishes so, or it is about to leave.
+    pub(crate) fn is_draining(&self, id: &NodeId) -> bool {
+        let leaving = |member: &Member| member.beat.as_ref().is_some_and(|beat| beat.leaving);
+        self.drains.contains(id) || self.nodes.get(id).is_some_and(leaving)
+    }
+
+    /// Those that are to own nothing.
+    pub(crate) fn draining(&self) -> BTreeSet<NodeId> {
+        let leaving = self.nodes.keys().filter(|id| self.is_draining(id)).cloned();
+        self.drains.iter().cloned().chain(leaving).collect()
+    }
+
     /// How far the wall clocks of the others are ahead of this one, in milliseconds: those heard of within `ttl`.
     pub(crate) fn offsets(&self, me: &NodeId, received: Received, ttl: Duration) -> BTreeMap<NodeId, i64> {
         let own = received.base_ms(received.now);
@@ -175,10 +187,10 @@ impl Seen {
         let clock = received
             .zip(beat.as_ref())
             .map(|(received, beat)| ClockSeen { base_ms: received.base_ms(beat.clock), at: received.elapsed });
-        let weight = |beat: &Option<Beat>| beat.as_ref().map(|beat| beat.weight);
+        let planned_by = |beat: &Option<Beat>| beat.as_ref().map(|beat| (beat.weight, beat.leaving));
         let known = self.nodes.get(&id);
         let same = known.is_some_and(|known| {
-            known.incarnation == put.created && known.lease == put.lease && weight(&known.beat) == weight(&beat)
+            known.incarnation == put.created && known.lease == put.lease && planned_by(&known.beat) == planned_by(&beat)
         });
         self.nodes.insert(id, Member { beat, incarnation: put.created, lease: put.lease, clock });
         !same
@@ -223,7 +235,7 @@ mod tests {
             weight: 1.0,
             vms: 0,
             outbox: 0,
-            draining: false,
+            leaving: false,
         };
         value::encode(&beat).unwrap()
     }

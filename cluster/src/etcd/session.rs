@@ -192,7 +192,11 @@ async fn beat(shared: &Shared, since: Timestamp, granted: &Granted) -> &'static 
 }
 
 /// The revision at which it was written; `None` when the key is not this session's any more.
-async fn write_sign_of_life(shared: &Shared, since: Timestamp, session: Session) -> Result<Option<i64>, EtcdError> {
+pub(crate) async fn write_sign_of_life(
+    shared: &Shared,
+    since: Timestamp,
+    session: Session,
+) -> Result<Option<i64>, EtcdError> {
     let write = |etcd: super::client::Connection| async move {
         let key = shared.keys.node(&shared.config.node);
         // Made for each attempt, because it tells the time of its sending.
@@ -231,6 +235,6 @@ fn signs_of_life(shared: &Shared, since: Timestamp) -> Beat {
         weight: config.weight,
         vms: load.vms,
         outbox: load.outbox,
-        draining: shared.state.borrow().seen.drains.contains(&config.node),
+        leaving: shared.state.borrow().retiring,
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct State {
     pub(crate) released: BTreeMap<ShardId, Epoch>,
     /// How many claims of each shard are under way.
     pub(crate) claiming: BTreeMap<ShardId, u32>,
+    /// This node hands its shards over, to leave then.
+    pub(crate) retiring: bool,
     pub(crate) leaving: bool,
 }
 
@@ -60,6 +62,7 @@ impl State {
             held: BTreeMap::new(),
             released: BTreeMap::new(),
             claiming: BTreeMap::new(),
+            retiring: false,
             leaving: false,
         }
     }
@@ -124,6 +127,17 @@ impl State {
     pub(crate) fn leads(&self) -> Option<i64> {
         let session = self.session?;
         self.seen.leader.as_ref().filter(|leader| leader.lease == session.lease).map(|leader| leader.since)
+    }
+
+    /// Whether this claim lasts, as far as is known.
+    pub(crate) fn holds(&self, shard: ShardId, epoch: Epoch) -> bool {
+        self.held.get(&shard).is_some_and(|held| held.epoch == epoch) && !self.is_lost(shard, epoch)
+    }
+
+    /// Whether nothing is left to hand over: everything is given up, or nobody is there to take it.
+    pub(crate) fn is_handed_over(&self) -> bool {
+        let mut others = self.seen.nodes.keys().filter(|id| **id != self.me && !self.seen.is_draining(id));
+        self.session.is_none() || self.held.is_empty() || others.next().is_none()
     }
 
     fn is_unwanted(&self, shard: ShardId) -> bool {

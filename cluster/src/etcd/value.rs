@@ -35,8 +35,8 @@ pub(crate) struct Beat {
     pub(crate) weight: f64,
     pub(crate) vms: u64,
     pub(crate) outbox: u64,
-    /// Whether it knows that it is to be drained.
-    pub(crate) draining: bool,
+    /// Whether it hands its shards over, to leave then.
+    pub(crate) leaving: bool,
 }
 
 /// `leader` and `shards/<n>`: who.
@@ -184,7 +184,7 @@ mod tests {
             weight: 1.0,
             vms: 4,
             outbox: 5,
-            draining: true,
+            leaving: true,
         };
         assert_eq!(hex(&encode(&beat).unwrap()), GOLDEN_BEAT);
         assert_eq!(hex(&golden_plan().encode().unwrap()), GOLDEN_PLAN);

@@ -135,6 +135,14 @@ impl RabbitBus {
         }
     }
 
+    /// Waits until messages can go out and come in, or until the bus is closed.
+    pub async fn connected(&self) {
+        for mut link in [self.publish_link.clone(), self.consume_link.clone()] {
+            // Closed: there is nothing to wait for.
+            let _ = link.session().await;
+        }
+    }
+
     /// Ends the bus in good order: consumers end (what they held goes back), what is being published is confirmed or
     /// given up after the publish timeout, then the connections are closed. Publishing fails from now on.
     pub async fn close(&self) {

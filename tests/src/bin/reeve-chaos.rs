@@ -29,11 +29,11 @@ fn main() -> Result<ExitCode> {
             let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
             let outcome = runtime()?.block_on(async {
                 if options.failover {
-                    failover::failover(&options).await
+                    Box::pin(failover::failover(&options)).await
                 } else if options.rolling {
-                    rolling::rolling(&options).await
+                    Box::pin(rolling::rolling(&options)).await
                 } else {
-                    run::chaos(&options).await
+                    Box::pin(run::chaos(&options)).await
                 }
             })?;
             told(&outcome, options.json)

@@ -60,6 +60,21 @@ async fn live_a_drained_node_gives_up_one_shard_after_the_other_and_gets_them_ba
 }
 
 #[tokio::test]
+async fn live_a_node_that_retires_hands_everything_over_before_it_leaves() {
+    let world = World::new().await;
+    let (a, b) = (world.join("a").await, world.join("b").await);
+    world.until_shared(&["a", "b"]).await;
+    a.cluster.retire().await;
+    assert!(a.cluster.may_act(), "it is a member until it leaves");
+    world.until("b owns all", || world.count("b") == usize::from(SHARDS)).await;
+    // Nobody is there for the last one: it does not wait for ever.
+    a.leave().await;
+    b.cluster.retire().await;
+    assert_eq!(world.count("b"), usize::from(SHARDS));
+    world.check();
+}
+
+#[tokio::test]
 async fn live_a_flapping_node_moves_nothing() {
     let world = World::new().await;
     let (_a, _b) = (world.join("a").await, world.join("b").await);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! start: outbox ─► shard owners (claim, load, supervisors recover) ─► clock watch, reconcilers, consumers
-//! stop:  consumers, reconcilers, clock watch ─► events out ─► shards (supervisors end, release) ─► the rest
+//! stop:  shards handed over ─► consumers, reconcilers, clock watch ─► events out ─► what shards are left ─► the rest
 //! ```
 
 mod admin;
@@ -189,6 +189,12 @@ impl NodeHandle {
     /// next owner. The coordination is to leave after this. Takes at most `deadline`; true if everything ended in order
     /// within it.
     pub async fn stop(&self, deadline: Duration) -> bool {
+        let began = self.shared.clock.elapsed();
+        // In a cluster one shard after the other goes to another node while all VMs stay attended.
+        if tokio::time::timeout(deadline / 2, self.shared.coordination.retire()).await.is_err() {
+            tracing::warn!("not every shard was handed over; whoever takes the rest waits for its release");
+        }
+        let deadline = deadline.saturating_sub(self.shared.clock.elapsed().saturating_sub(began));
         let (done, closed) = oneshot::channel();
         let asked = self.root.send_message(ToRoot::CloseIntake(done)).is_ok();
         // Real time: an operator's patience does not follow a simulated clock.

@@ -88,7 +88,18 @@ pub(super) async fn run(shared: Arc<Shared>) {
         } else {
             failures = failures.saturating_add(1);
             let wait = (FIRST_WAIT * 2u32.pow(failures.min(10))).min(LAST_WAIT);
-            shared.clock.sleep(wait).await;
+            let mut waited = shared.clock.sleep(wait);
+            // Those under way go on meanwhile: nobody looking at them, each would run into its timeout.
+            loop {
+                tokio::select! {
+                    () = &mut waited => break,
+                    Some(published) = under_way.next() => {
+                        if published {
+                            failures = 0;
+                        }
+                    }
+                }
+            }
         }
     }
 }

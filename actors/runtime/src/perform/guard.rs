@@ -78,7 +78,7 @@ async fn act<T, E>(
         // The task is about to be ended; any answer would be taken for the outcome of an attempt.
         return std::future::pending().await;
     };
-    if !ownership.coordination.may_act() {
+    if !ownership.coordination.holds(ownership.shard, ownership.epoch) {
         return Err(lapsed("this node's right to act has lapsed".to_owned()));
     }
     call.await

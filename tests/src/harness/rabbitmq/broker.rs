@@ -229,7 +229,8 @@ impl Broker {
             settings.push_str(&format!(
                 "cluster_formation.peer_discovery_backend = classic_config\n\
                  cluster_formation.classic_config.nodes.1 = {first}\n\
-                 cluster_formation.classic_config.nodes.2 = {}\n",
+                 cluster_formation.classic_config.nodes.2 = {}\n\
+                 cluster_partition_handling = pause_minority\n",
                 self.node
             ));
         }

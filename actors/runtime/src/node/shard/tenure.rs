@@ -91,6 +91,10 @@ impl Coordination for TermCoordination {
         !self.over.has_begun() && self.shared.coordination.may_act()
     }
 
+    fn holds(&self, shard: ShardId, epoch: Epoch) -> bool {
+        !self.over.has_begun() && self.shared.coordination.holds(shard, epoch)
+    }
+
     fn skew(&self) -> Skew {
         self.shared.coordination.skew()
     }
