@@ -3,15 +3,20 @@
 //! The binary does it all; the README of this folder tells of its longer runs.
 
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
+/// One cluster at a time is as much as two cores carry.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// Runs the binary and returns its report, the last line.
 fn chaos(arguments: &[&str]) -> Value {
-    let output = Command::new(env!("CARGO_BIN_EXE_reeve-chaos")).args(arguments).arg("--json").output().unwrap();
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let command = Command::new(env!("CARGO_BIN_EXE_reeve-chaos")).args(arguments).arg("--json").output();
+    let output = command.expect("the binary that cargo has just built runs");
     let (out, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    println!("{out}");
-    assert!(output.status.success(), "{}\n{log}", output.status);
+    assert!(output.status.success(), "{}\n{out}\n{log}", output.status);
     let last = out.lines().last().expect("a report");
     serde_json::from_str(last).expect("a report in JSON")
 }

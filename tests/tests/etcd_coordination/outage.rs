@@ -62,7 +62,8 @@ async fn live_an_etcd_that_stops_for_longer_than_the_ttl_stops_everybody_and_all
     world.until("both may act", || a.cluster.may_act() && b.cluster.may_act()).await;
     let all = || world.count("a") + world.count("b") == usize::from(SHARDS);
     world.until("all shards are owned", all).await;
-    for (shard, (node, epoch)) in world.owners.lock().unwrap().clone() {
+    let owners = world.owners.lock().unwrap().clone();
+    for (shard, (node, epoch)) in owners {
         let owner = if node == a.id { &a } else { &b };
         assert_eq!(owner.cluster.confirm(shard, epoch).await, Ok(()), "{shard} {node}");
     }

@@ -155,12 +155,12 @@ fn any_node_answers_for_any_vm_and_a_list_is_whole_or_refused() {
         let realm = Realm::new(Plan::new(12, short(Span::from_days(30)))).await;
         let vms: Vec<VmId> = realm.all_leases(12, "active").await.iter().map(|vm| vm.id).collect();
         // Half of the shards go to the other node.
-        for shard in shards().filter(|shard| shard.0 % 2 == 0) {
+        for shard in shards().filter(|shard| shard.0.is_multiple_of(2)) {
             realm.council.plan(shard, &realm.b.id);
             realm.until_owned(shard, &realm.b).await;
         }
         for vm in &vms {
-            let owner = if ShardId::of(*vm, SHARDS).0 % 2 == 0 { &realm.b } else { &realm.a };
+            let owner = if ShardId::of(*vm, SHARDS).0.is_multiple_of(2) { &realm.b } else { &realm.a };
             for node in [&realm.a, &realm.b] {
                 let view = node.show(*vm).await.unwrap();
                 assert_eq!(view.node, owner.id, "asked on {}", node.id);

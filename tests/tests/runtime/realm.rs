@@ -43,7 +43,6 @@ impl Plan {
 
 /// Two nodes, `a` and `b`; at first everything is `a`'s.
 pub(crate) struct Realm {
-    pub(crate) clock: Arc<TestClock>,
     pub(crate) sim: Arc<SimCloud>,
     pub(crate) bus: EmbeddedBus,
     pub(crate) council: Arc<Council>,
@@ -108,7 +107,7 @@ impl Realm {
         shards().for_each(|shard| council.plan(shard, &a.id));
         a.handle.ready().await;
         b.handle.ready().await;
-        Self { clock, sim, bus, council, wires, a, b, db, driver, _folder: folder }
+        Self { sim, bus, council, wires, a, b, db, driver, _folder: folder }
     }
 
     /// Waits until a node owns a shard and has loaded it.
