@@ -25,6 +25,12 @@ impl Door {
         Self { node, socket, client: Mutex::new(None) }
     }
 
+    /// Another way to the same node.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self::new(self.node.clone(), self.socket.clone())
+    }
+
     /// Asks.
     ///
     /// # Errors

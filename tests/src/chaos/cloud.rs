@@ -71,7 +71,9 @@ impl CloudProcess {
             let page = self.control.audit_after(after).await?;
             let Some(last) = page.last() else { break };
             after = last.seq;
-            for entry in page.iter().filter(|entry| entry.call != CallKind::Event) {
+            // A snapshot that was gone already: the cloud cannot tell whose it was, and nothing was changed.
+            let is_about_a_vm = |entry: &&AuditEntry| entry.call != CallKind::Event && !entry.vm.uuid().is_nil();
+            for entry in page.iter().filter(is_about_a_vm) {
                 history.write_at(entry.at, What::Call(call(entry, nodes)));
             }
         }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use reeve_protocol::NodeId;
-use reeve_protocol::admin::AdminRequest;
+use reeve_protocol::admin::{AdminReply, AdminRequest};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::Mutex;
 
@@ -28,7 +28,7 @@ use crate::harness::{ChildGuard, Mode, Port, Proxy};
 /// A node beside a build takes a while until it has its shards.
 const START: Duration = Duration::from_secs(90);
 const STOP: Duration = Duration::from_secs(20);
-const CALL: Duration = Duration::from_secs(2);
+const CALL: Duration = Duration::from_secs(8);
 const POLL: Duration = Duration::from_millis(50);
 
 /// Which of a node's connections a fault meets.
@@ -137,11 +137,17 @@ impl Member {
     /// When it ends, or does not answer in time; the end of its log is in the message.
     pub async fn answers(&self) -> Result<()> {
         let asking = async {
-            while self.door.ask(AdminRequest::Node, CALL).await.is_err() {
+            loop {
+                // A connection of its own: on the door's, calls about VMs that wait may stand before this one.
+                let door = self.door.another();
+                match door.ask(AdminRequest::Node, CALL).await {
+                    Ok(AdminReply::Node(_)) => return anyhow::Ok(()),
+                    Ok(other) => tracing::debug!(node = %self.id, ?other, "not ready yet"),
+                    Err(error) => tracing::debug!(node = %self.id, %error, "no answer yet"),
+                }
                 self.alive().await?;
                 tokio::time::sleep(POLL).await;
             }
-            anyhow::Ok(())
         };
         match tokio::time::timeout(START, asking).await {
             Ok(answers) => answers,

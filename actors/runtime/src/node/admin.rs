@@ -10,6 +10,7 @@
 mod cluster;
 mod vms;
 
+use std::future::Future;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -203,15 +204,15 @@ impl NodeHandle {
     /// How the node is, asked of its own actors: the root, every arbiter thread and every owner of a shard has to
     /// answer, so that this answer is a sign of life.
     async fn node(&self) -> Result<NodeView, Refusal> {
-        self.tree().await?;
-        self.arbiters.answer().await.map_err(|error| unavailable(error.to_string()))?;
+        lively("the root", self.tree()).await??;
+        lively("an arbiter thread", self.arbiters.answer()).await?.map_err(|error| unavailable(error.to_string()))?;
         let (mut vms, mut shards) = (0, 0);
         for shard in (0..self.shared.config.runtime.shards).map(ShardId) {
             let (sender, receiver) = oneshot::channel();
             if let Some(owner) = self.shared.router.owner(shard)
                 && owner.send_message(ToShard::Count(sender)).is_ok()
             {
-                vms += receiver.await.unwrap_or(0);
+                vms += lively(&format!("the owner of shard {shard}"), receiver).await?.unwrap_or(0);
             }
             shards += u16::from(matches!(self.shared.router.standing(shard), Standing::Owned | Standing::Leaving));
         }
@@ -228,6 +229,17 @@ impl NodeHandle {
             outbox: u64::try_from(counters.outbox.load(load)).unwrap_or(0),
         })
     }
+}
+
+/// An answer that takes this long is no sign of life. Real time, as in `ask`.
+const LIVELY: Duration = Duration::from_secs(5);
+
+/// Awaits an answer of one of the node's own actors, and says who it is that does not answer.
+async fn lively<T>(who: &str, answer: impl Future<Output = T>) -> Result<T, Refusal> {
+    tokio::time::timeout(LIVELY, answer).await.map_err(|_| {
+        tracing::error!(who, "a part of the node does not answer");
+        unavailable(format!("{who} does not answer"))
+    })
 }
 
 fn dead(letter: DeadLetter) -> DeadView {

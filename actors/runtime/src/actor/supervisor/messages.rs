@@ -177,7 +177,9 @@ impl VmSupervisor {
                 }
             }
             ToVm::Hold { cloud, hold, begins } => {
-                if cloud.is_none_or(|cloud| self.record.cloud == *cloud) && !self.record.is_gone() {
+                // An end may still be under way for what is gone, so a hold is lifted from that too.
+                let concerns = !begins || !self.record.is_gone();
+                if concerns && cloud.is_none_or(|cloud| self.record.cloud == *cloud) {
                     let input = if begins { VmInput::HoldRaised(hold) } else { VmInput::HoldLifted(hold) };
                     self.take(Box::new(Envelope::new(input, None)), ctx);
                 }
