@@ -21,37 +21,51 @@ fn chaos(arguments: &[&str]) -> Value {
     serde_json::from_str(last).expect("a report in JSON")
 }
 
-fn two_minutes(seed: &str) {
-    let report = chaos(&["--seed", seed, "--minutes", "2"]);
+/// No rule is broken, no command is left without its answer, and there was something to survive.
+fn survives(arguments: &[&str]) {
+    let report = chaos(arguments);
     assert_eq!(report["rules_broken"], 0);
     assert_eq!(report["commands_sent"], report["commands_answered"]);
     assert_eq!((&report["double_actions"], &report["lost"]), (&Value::from(0), &Value::from(0)));
     // A run in which nothing happened proves nothing.
     let number = |key: &str| report[key].as_u64().unwrap_or(0);
-    assert!(number("faults") >= 10 && number("handovers") > 0 && number("destroyed") > 0, "{report}");
+    assert!(number("faults") >= 4 && number("handovers") > 0 && number("destroyed") > 0, "{report}");
     // Without the right to mount, the vault has no disk that could be full.
     let may_fail = report["faults_by_kind"]["vault_full"].as_u64().unwrap_or(0);
     assert!(number("faults_failed") <= may_fail, "{report}");
 }
 
-#[test]
-fn live_no_rule_is_broken_with_seed_1() {
-    two_minutes("1");
+/// Whether the runs of minutes are wanted; says so if not.
+fn is_long() -> bool {
+    let long = std::env::var_os("REEVE_LONG").is_some();
+    if !long {
+        #[expect(clippy::print_stderr, reason = "what was left out is said where the tests are run")]
+        {
+            eprintln!("left out: the runs of minutes are for REEVE_LONG=1");
+        }
+    }
+    long
 }
 
 #[test]
-fn live_no_rule_is_broken_with_seed_2() {
-    two_minutes("2");
+fn live_no_rule_is_broken_in_half_a_minute() {
+    survives(&["--seed", "1", "--minutes", "0.5", "--vms", "200", "--brokers", "1"]);
 }
 
 #[test]
-fn live_no_rule_is_broken_with_seed_3() {
-    two_minutes("3");
+fn live_no_rule_is_broken_with_three_seeds_of_two_minutes() {
+    if is_long() {
+        for seed in ["1", "2", "3"] {
+            survives(&["--seed", seed, "--minutes", "2"]);
+        }
+    }
 }
 
 #[test]
 fn live_a_rolling_restart_under_load_loses_no_command() {
-    let report = chaos(&["--rolling", "--rate", "200", "--vms", "500", "--brokers", "1"]);
-    assert_eq!(report["commands_sent"], report["commands_answered"]);
-    assert_eq!((&report["double_actions"], &report["lost"]), (&Value::from(0), &Value::from(0)));
+    if is_long() {
+        let report = chaos(&["--rolling", "--rate", "200", "--vms", "500", "--brokers", "1"]);
+        assert_eq!(report["commands_sent"], report["commands_answered"]);
+        assert_eq!((&report["double_actions"], &report["lost"]), (&Value::from(0), &Value::from(0)));
+    }
 }
