@@ -72,7 +72,8 @@ impl CloudProcess {
             let Some(last) = page.last() else { break };
             after = last.seq;
             // A snapshot that was gone already: the cloud cannot tell whose it was, and nothing was changed.
-            let is_about_a_vm = |entry: &&AuditEntry| entry.call != CallKind::Event && !entry.vm.uuid().is_nil();
+            let is_about_a_vm =
+                |entry: &&AuditEntry| entry.call != CallKind::Event && !entry.vm.is_some_and(|vm| vm.uuid().is_nil());
             for entry in page.iter().filter(is_about_a_vm) {
                 history.write_at(entry.at, What::Call(call(entry, nodes)));
             }
