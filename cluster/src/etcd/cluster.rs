@@ -141,7 +141,8 @@ impl EtcdCluster {
 
     fn is_known(&self, node: &NodeId) -> bool {
         let state = self.shared.state.borrow();
-        state.seen.nodes.contains_key(node) || state.seen.drains.contains(node)
+        // This node may not have seen itself yet.
+        *node == self.shared.config.node || state.seen.nodes.contains_key(node) || state.seen.drains.contains(node)
     }
 }
 

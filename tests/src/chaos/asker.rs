@@ -38,7 +38,8 @@ impl Door {
     pub async fn ask(&self, request: AdminRequest, patience: Duration) -> Result<AdminReply, RpcError> {
         let client = self.connected(patience).await?;
         let answer = client.call(request, patience).await;
-        if matches!(answer, Err(RpcError::Closed(_) | RpcError::Unreachable { .. })) {
+        // After a call that took too long the connection may be sound; after anything else it has ended.
+        if !matches!(answer, Ok(_) | Err(RpcError::TimedOut(_))) {
             self.forget(&client);
         }
         answer

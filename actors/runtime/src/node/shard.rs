@@ -241,8 +241,8 @@ impl Actor for ShardOwner {
                 let _ = reply.send(state.after(after, limit));
             }
             ToShard::Find { vm, reply } => {
-                // What is not loaded yet may exist.
-                let unknown = (state.phase == Phase::Loading).then_some(Found::Loading);
+                // What is not loaded yet, or comes up at another owner, may exist.
+                let unknown = (!state.knows_all()).then_some(Found::Loading);
                 let _ = reply.send(state.vms.get(&vm).map(found).or(unknown));
             }
             ToShard::Count(reply) => {

@@ -5,7 +5,7 @@
 //!   ├─ Unavailable ─► wait, again (the input is held, nothing is acknowledged)
 //!   ├─ Unknown, Conflict ─► read what is stored ┬ ours ─► Committed (the answer was lost)
 //!   │                                           ├ the one before ─► again
-//!   │                                           └ another ─► Reload
+//!   │                                           └ another, and the shard is still ours ─► Reload
 //!   ├─ Fenced ─► Fenced
 //!   ├─ the term is over ─► GivenUp, at once
 //!   └─ Damaged ─► Parked
@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures::future::{Either, select};
 use reeve_lifecycle::VmRecord;
 use reeve_lifecycle::record::RECORD_FORMAT;
+use reeve_ports::coordination::CoordinationError;
 use reeve_ports::store::{Change, Stored};
 use reeve_ports::{StoreError, Write};
 use reeve_protocol::{Generation, VmId, codec};
@@ -88,7 +89,15 @@ async fn try_commit(term: &ShardTerm, write: Write) -> Committed {
                     Ok(stored) => match compare(&write, stored) {
                         Stand::Ours => return Committed::Yes,
                         Stand::Before => {}
-                        Stand::Other(result) => return result,
+                        // Another owner may have written it, and what is read is not fenced: a stale owner must
+                        // not decide, and answer, by another's record.
+                        Stand::Other(result) => {
+                            match shared.coordination.confirm(ownership.shard, ownership.epoch).await {
+                                Ok(()) => return result,
+                                Err(CoordinationError::NotOwner(_)) => return Committed::Fenced,
+                                Err(CoordinationError::Unavailable(_) | CoordinationError::Refused(_)) => {}
+                            }
+                        }
                     },
                     Err(StoreError::Fenced { .. }) => return Committed::Fenced,
                     Err(StoreError::Damaged(why)) => return Committed::Parked(why),

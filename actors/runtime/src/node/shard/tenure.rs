@@ -106,6 +106,12 @@ impl ShardState {
         self.tenure.as_ref().is_some_and(|tenure| tenure.epoch() == epoch)
     }
 
+    /// Whether a VM that is not here has no record: everything is loaded, and nobody else can own the shard meanwhile.
+    pub(super) fn knows_all(&self) -> bool {
+        let holds = |tenure: &Tenure| self.shared.coordination.holds(self.shard, tenure.epoch());
+        self.phase == Phase::Open && self.tenure.as_ref().is_some_and(holds)
+    }
+
     /// This node is to own the shard.
     pub(super) fn wanted(&self) {
         self.shared.router.stands(self.shard, Standing::Claiming);

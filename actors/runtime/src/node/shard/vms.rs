@@ -98,6 +98,8 @@ impl ShardState {
             VmInput::Commanded { command, .. } => {
                 if command.kind == CommandKind::VmAdopt {
                     self.adopt(routed, myself);
+                } else if !self.knows_all() {
+                    routed.answer(InputReply::Busy);
                 } else {
                     let refusal = Refusal::new(RefusalCode::NotFound, format!("no VM {} is known", routed.vm));
                     routed.answer(InputReply::Refused(refusal));
