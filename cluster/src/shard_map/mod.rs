@@ -1,7 +1,7 @@
 //! Which node is to own which shard, and what a node may conclude from clocks. Pure: no runtime, no etcd, no clock.
 //!
 //! * [`rank`]: how well a node suits a shard, the same on every machine.
-//! * [`plan`]: the wanted owner of each shard, from the plan before and the nodes that live.
+//! * [`plan()`]: the wanted owner of each shard, from the plan before and the nodes that live.
 //! * [`fence`]: until when a node may act on its lease.
 //! * [`skew`]: how far a wall clock is from the others'.
 
