@@ -172,12 +172,16 @@ impl NodeHandle {
         Ok(AdminReply::Vms(views))
     }
 
-    /// Where every shard stands; a refusal while one of them comes or goes in a cluster.
-    fn standings(&self) -> Result<Vec<Standing>, Refusal> {
+    /// Where every shard stands; a refusal while one of them comes or goes. `None` without a cluster: nobody else lists
+    /// what is being loaded again here.
+    fn standings(&self) -> Result<Option<Vec<Standing>>, Refusal> {
+        if self.is_alone() {
+            return Ok(None);
+        }
         let shards = (0..self.shared.config.runtime.shards).map(ShardId);
         let standings: Vec<Standing> = shards.map(|shard| self.shared.router.standing(shard)).collect();
         let moves = |standing: &Standing| matches!(standing, Standing::Claiming | Standing::Leaving);
-        if !self.is_alone() && standings.iter().any(moves) { Err(unavailable(LOADING)) } else { Ok(standings) }
+        if standings.iter().any(moves) { Err(unavailable(LOADING)) } else { Ok(Some(standings)) }
     }
 
     /// The next VMs of all shards, in the order of their ids.
