@@ -80,6 +80,46 @@ pub enum VmInput {
     Tick,
 }
 
+impl VmInput {
+    /// What the cloud says of the VM, in an input that tells it.
+    #[must_use]
+    pub const fn facts(&self) -> Option<&VmFacts> {
+        match self {
+            Self::Notified(notification) => Some(&notification.facts),
+            Self::Listed { facts, .. } | Self::Introduced { facts, .. } => Some(facts),
+            Self::Missing { .. }
+            | Self::Probed { .. }
+            | Self::Commanded { .. }
+            | Self::EffectDone { .. }
+            | Self::Published { .. }
+            | Self::PolicyAssigned { .. }
+            | Self::HoldRaised(_)
+            | Self::HoldLifted(_)
+            | Self::ChildExhausted(_)
+            | Self::ChildRecovered(_)
+            | Self::Tick => None,
+        }
+    }
+
+    /// Whether the next listing, probe or wake-up says it again, so that it may be turned away.
+    #[must_use]
+    pub const fn comes_again(&self) -> bool {
+        match self {
+            Self::Listed { .. } | Self::Missing { .. } | Self::Probed { .. } | Self::Tick => true,
+            Self::Notified(_)
+            | Self::Commanded { .. }
+            | Self::EffectDone { .. }
+            | Self::Published { .. }
+            | Self::PolicyAssigned { .. }
+            | Self::HoldRaised(_)
+            | Self::HoldLifted(_)
+            | Self::ChildExhausted(_)
+            | Self::ChildRecovered(_)
+            | Self::Introduced { .. } => false,
+        }
+    }
+}
+
 /// How an input was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {

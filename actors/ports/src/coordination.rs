@@ -121,6 +121,11 @@ pub trait Coordination: Send + Sync + 'static {
         Cluster::default()
     }
 
+    /// One shard of [`Coordination::cluster`]; for those who ask about each message.
+    fn shard(&self, shard: ShardId) -> Option<ShardView> {
+        self.cluster().shards.into_iter().nth(usize::from(shard.0))
+    }
+
     /// Asks that a node give up its shards and get no others, until [`Coordination::undrain`].
     async fn drain(&self, node: &NodeId) -> Result<(), CoordinationError> {
         Err(CoordinationError::Refused(format!("{node} runs without a cluster: nobody could take over")))

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64};
 use reeve_lifecycle::Policies;
 use reeve_ports::{Bus, Clock, Coordination, Peers, RecordStore};
 use reeve_protocol::event::EventSource;
-use reeve_protocol::{ShardId, Timestamp};
+use reeve_protocol::{NodeId, ShardId, Timestamp};
 use tokio::sync::watch;
 
 use crate::config::NodeConfig;
@@ -90,11 +90,9 @@ impl Shared {
         self.router.standing(shard) == Standing::Owned
     }
 
-    /// Whether another node owns a shard or is to own it, as far as the coordination knows without asking.
-    pub(crate) fn is_elsewhere(&self, shard: ShardId) -> bool {
-        let shards = self.coordination.cluster().shards;
-        let Some(view) = shards.get(usize::from(shard.0)) else { return false };
-        let me = &self.config.node;
-        view.owner.as_ref().or(view.wanted.as_ref()).is_some_and(|node| node != me)
+    /// The other node that owns a shard or is to own it, as far as the coordination knows without asking.
+    pub(crate) fn elsewhere(&self, shard: ShardId) -> Option<NodeId> {
+        let view = self.coordination.shard(shard)?;
+        view.owner.or(view.wanted).filter(|node| *node != self.config.node)
     }
 }

@@ -19,7 +19,7 @@ use super::config::EtcdConfig;
 use super::error::EtcdError;
 use super::shared::{Shared, created_at, unencodable};
 use super::state::{State, epoch};
-use super::value::{self, Drain, Planned};
+use super::value::{self, Drain};
 use super::{leading, ownership, session, watching};
 use crate::shard_map::skew;
 
@@ -219,17 +219,12 @@ impl Coordination for EtcdCluster {
             let shards = owned.get(id).copied().unwrap_or(0);
             (id.clone(), member_view(&state, id, shards, offset_of(id)))
         });
-        let planned = state.seen.planned();
-        let shards = (0..self.shared.config.shards).map(ShardId).map(|id| {
-            let owner = state.seen.shards.get(&id);
-            ShardView {
-                id,
-                owner: owner.map(|owner| owner.node.clone()),
-                epoch: owner.map(|owner| epoch(owner.since)),
-                wanted: planned.and_then(|planned: &Planned| planned.plan.wanted(id).cloned()),
-            }
-        });
+        let shards = (0..self.shared.config.shards).map(|id| shard_view(&state, ShardId(id)));
         Cluster { members: members.collect(), shards: shards.collect() }
+    }
+
+    fn shard(&self, shard: ShardId) -> Option<ShardView> {
+        (shard.0 < self.shared.config.shards).then(|| shard_view(&self.shared.state.borrow(), shard))
     }
 
     async fn drain(&self, node: &NodeId) -> Result<(), CoordinationError> {
@@ -258,6 +253,16 @@ impl EtcdCluster {
     fn offsets(&self) -> BTreeMap<NodeId, i64> {
         let (received, config) = (self.shared.received(), &self.shared.config);
         self.shared.state.borrow().seen.offsets(&config.node, received, config.lease_ttl)
+    }
+}
+
+fn shard_view(state: &State, id: ShardId) -> ShardView {
+    let owner = state.seen.shards.get(&id);
+    ShardView {
+        id,
+        owner: owner.map(|owner| owner.node.clone()),
+        epoch: owner.map(|owner| epoch(owner.since)),
+        wanted: state.seen.planned().and_then(|planned| planned.plan.wanted(id).cloned()),
     }
 }
 

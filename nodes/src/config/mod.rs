@@ -21,7 +21,7 @@ mod sections;
 pub use check::folder_url;
 pub(crate) use check::{is_host_port, is_plain_name};
 pub use cluster::{ClusterSection, RpcSection};
-pub use openstack::{AuthSection, Interface, OpenStackSection};
+pub use openstack::{AuthSection, OpenStackSection};
 pub use pem::{Credential, PemFile};
 pub use problem::{ConfigError, Problem};
 pub use read::{Checked, inspect, load, parse, with_defaults};

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use reeve_drivers::cloud::openstack::{self, OpenStackAuth, OpenStackConfig};
+use reeve_drivers::cloud::openstack::{self, Interface, OpenStackAuth, OpenStackConfig};
 use reeve_protocol::Span;
 use serde::{Deserialize, Serialize};
 
@@ -24,16 +24,16 @@ pub struct OpenStackSection {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cacert: Option<PathBuf>,
     /// How long a call may take, and how long a transfer of content may stand still, `1s` to `10m`. Default `30s`.
-    #[serde(default = "default_timeout")]
+    #[serde(default = "openstack::default_timeout")]
     pub timeout: Span,
     /// How long connecting may take, `100ms` to `1m`. Default `5s`.
-    #[serde(default = "default_connect_timeout")]
+    #[serde(default = "openstack::default_connect_timeout")]
     pub connect_timeout: Span,
     /// How many calls are under way at once, 1 to 1000; others wait. Default 32.
-    #[serde(default = "default_max_concurrent")]
+    #[serde(default = "openstack::default_max_concurrent")]
     pub max_concurrent: u16,
     /// How many servers are asked for on one page of a listing, 1 to 1000. Default 1000.
-    #[serde(default = "default_page")]
+    #[serde(default = "openstack::default_page")]
     pub page: u16,
 }
 
@@ -54,44 +54,11 @@ pub struct AuthSection {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project_id: Option<String>,
     /// The domain of the user, by name. Default `Default`.
-    #[serde(default = "default_domain")]
+    #[serde(default = "openstack::default_domain")]
     pub user_domain_name: String,
     /// The domain of the project, by name. Default `Default`.
-    #[serde(default = "default_domain")]
+    #[serde(default = "openstack::default_domain")]
     pub project_domain_name: String,
-}
-
-/// Which of a service's endpoints is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Interface {
-    /// For everybody.
-    #[default]
-    Public,
-    /// Within the provider's network.
-    Internal,
-    /// For administrators.
-    Admin,
-}
-
-fn default_domain() -> String {
-    "Default".to_owned()
-}
-
-const fn default_timeout() -> Span {
-    Span::from_secs(30)
-}
-
-const fn default_connect_timeout() -> Span {
-    Span::from_secs(5)
-}
-
-const fn default_max_concurrent() -> u16 {
-    32
-}
-
-const fn default_page() -> u16 {
-    1000
 }
 
 impl OpenStackSection {
@@ -108,11 +75,6 @@ impl OpenStackSection {
             project_id: auth.project_id,
             user_domain_name: auth.user_domain_name,
             project_domain_name: auth.project_domain_name,
-        };
-        let interface = match interface {
-            Interface::Public => openstack::Interface::Public,
-            Interface::Internal => openstack::Interface::Internal,
-            Interface::Admin => openstack::Interface::Admin,
         };
         OpenStackConfig {
             region_name,

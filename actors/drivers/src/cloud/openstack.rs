@@ -37,7 +37,10 @@ use reeve_protocol::CloudName;
 
 use self::api::Api;
 
-pub use self::config::{Interface, OpenStackAuth, OpenStackConfig, OpenStackConfigError};
+pub use self::config::{
+    Interface, OpenStackAuth, OpenStackConfig, OpenStackConfigError, default_connect_timeout, default_domain,
+    default_max_concurrent, default_page, default_timeout,
+};
 pub use self::launch::operation_tag;
 
 /// Why the driver could not be made.

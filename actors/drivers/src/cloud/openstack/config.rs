@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use reeve_protocol::Span;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// The keys of an OpenStack. The names are those of `clouds.yaml` where it has one.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -74,7 +74,7 @@ impl fmt::Debug for OpenStackAuth {
 }
 
 /// Which of a service's endpoints is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Interface {
     /// For everybody.
@@ -97,23 +97,33 @@ impl Interface {
     }
 }
 
-fn default_domain() -> String {
+/// The name of the domain that every OpenStack is made with.
+#[must_use]
+pub fn default_domain() -> String {
     "Default".to_owned()
 }
 
-const fn default_timeout() -> Span {
+/// How long a call may take where nothing is said.
+#[must_use]
+pub const fn default_timeout() -> Span {
     Span::from_secs(30)
 }
 
-const fn default_connect_timeout() -> Span {
+/// How long connecting may take where nothing is said.
+#[must_use]
+pub const fn default_connect_timeout() -> Span {
     Span::from_secs(5)
 }
 
-const fn default_max_concurrent() -> u16 {
+/// How many calls are under way at once where nothing is said.
+#[must_use]
+pub const fn default_max_concurrent() -> u16 {
     32
 }
 
-const fn default_page() -> u16 {
+/// How many servers are asked for at once where nothing is said.
+#[must_use]
+pub const fn default_page() -> u16 {
     1_000
 }
 

@@ -16,19 +16,7 @@ use crate::actor::{End, Envelope, InputReply, ToVm, Told};
 fn comes_again(message: &ToVm) -> bool {
     match message {
         ToVm::Absent { .. } => true,
-        ToVm::Input(envelope) => match &envelope.input {
-            VmInput::Listed { .. } | VmInput::Missing { .. } | VmInput::Probed { .. } | VmInput::Tick => true,
-            VmInput::Notified(_)
-            | VmInput::Commanded { .. }
-            | VmInput::EffectDone { .. }
-            | VmInput::Published { .. }
-            | VmInput::PolicyAssigned { .. }
-            | VmInput::HoldRaised(_)
-            | VmInput::HoldLifted(_)
-            | VmInput::ChildExhausted(_)
-            | VmInput::ChildRecovered(_)
-            | VmInput::Introduced { .. } => false,
-        },
+        ToVm::Input(envelope) => envelope.input.comes_again(),
         ToVm::Hold { .. }
         | ToVm::Rearm
         | ToVm::Look(_)

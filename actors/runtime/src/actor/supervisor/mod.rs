@@ -29,7 +29,6 @@ use reeve_lifecycle::{EffectKey, Ignored, ProbeVerdict, Step, Verdict, VmInput, 
 use reeve_protocol::Timestamp;
 use reeve_protocol::command::{Refusal, RefusalCode};
 use reeve_protocol::event::Child;
-use reeve_protocol::observation::VmFacts;
 
 use self::children::Children;
 use self::commit::{Committed, commit, write_of};
@@ -217,21 +216,7 @@ impl VmSupervisor {
     /// The policy that the VM's metadata names, if it names another than before. What it named when this supervisor
     /// first heard of it counts as known: a policy given by command must not fall back at the next listing.
     fn policy_named(&mut self, input: &VmInput) -> Option<VmInput> {
-        let facts: &VmFacts = match input {
-            VmInput::Listed { facts, .. } | VmInput::Introduced { facts, .. } => facts,
-            VmInput::Notified(notification) => &notification.facts,
-            VmInput::Missing { .. }
-            | VmInput::Probed { .. }
-            | VmInput::Commanded { .. }
-            | VmInput::EffectDone { .. }
-            | VmInput::Published { .. }
-            | VmInput::PolicyAssigned { .. }
-            | VmInput::HoldRaised(_)
-            | VmInput::HoldLifted(_)
-            | VmInput::ChildExhausted(_)
-            | VmInput::ChildRecovered(_)
-            | VmInput::Tick => return None,
-        };
+        let facts = input.facts()?;
         let named = facts.metadata.get(POLICY_KEY)?;
         if self.wanted.as_deref() == Some(named.as_str()) {
             return None;

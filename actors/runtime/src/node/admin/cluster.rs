@@ -81,10 +81,9 @@ impl NodeHandle {
     /// Answers what is about a VM, here or where its owner is, until patience ends.
     pub(super) async fn at_owner(&self, by: &Principal, vm: VmId, request: AdminRequest, deadline: Deadline) -> Answer {
         let shard = self.shared.router.shard_of(vm);
-        let is_alone = self.is_alone();
         loop {
             let answer = if self.shared.router.standing(shard) == Standing::Elsewhere {
-                match self.elsewhere(shard) {
+                match self.shared.elsewhere(shard) {
                     Some(node) => self.of_node(&node, by, &request, deadline).await,
                     None => Err(unavailable(NOT_OWNER)),
                 }
@@ -96,19 +95,11 @@ impl NodeHandle {
                 answer => return answer,
             };
             let again = is_passing(&refusal) || may_repeat(&request);
-            if is_alone || !again || deadline.left() < AGAIN * 2 {
+            if !again || deadline.left() < AGAIN * 2 || self.is_alone() {
                 return Err(refusal);
             }
             tokio::time::sleep(AGAIN).await;
         }
-    }
-
-    /// The other node that has a shard, or is to have it.
-    fn elsewhere(&self, shard: ShardId) -> Option<NodeId> {
-        let mut shards = self.shared.coordination.cluster().shards;
-        let at = usize::from(shard.0);
-        let ShardView { owner, wanted, .. } = (at < shards.len()).then(|| shards.swap_remove(at))?;
-        owner.or(wanted).filter(|node| *node != self.shared.config.node)
     }
 
     async fn of_node(&self, node: &NodeId, by: &Principal, request: &AdminRequest, deadline: Deadline) -> Answer {

@@ -100,7 +100,7 @@ async fn claimed(shared: &Shared, shard: ShardId, owner: &ActorRef<ToShard>) -> 
                     tracing::warn!(%shard, %error, "the shard cannot be claimed; it is tried again");
                 }
                 // What is for it does not wait for an outage to end where another node is known to have it.
-                let elsewhere = shared.is_elsewhere(shard);
+                let elsewhere = shared.elsewhere(shard).is_some();
                 tell(if elsewhere { Standing::Elsewhere } else { Standing::Claiming })?;
             }
         }

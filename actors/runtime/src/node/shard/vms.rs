@@ -8,7 +8,6 @@ use ractor::ActorRef;
 use reeve_lifecycle::{Ignored, Verdict, VmInput, VmRecord};
 use reeve_ports::store::Stored;
 use reeve_protocol::command::{CommandKind, Refusal, RefusalCode};
-use reeve_protocol::observation::VmFacts;
 use reeve_protocol::{Epoch, VmId};
 
 use super::load::{self, decode, reload};
@@ -92,32 +91,18 @@ impl ShardState {
 
     /// An input for a VM that has no record.
     async fn unknown(&mut self, routed: Routed, myself: &ActorRef<ToShard>) {
-        let facts: &VmFacts = match &routed.input {
-            VmInput::Notified(notification) => &notification.facts,
-            VmInput::Listed { facts, .. } | VmInput::Introduced { facts, .. } => facts,
-            VmInput::Commanded { command, .. } => {
-                if command.kind == CommandKind::VmAdopt {
-                    self.adopt(routed, myself);
-                } else if !self.knows_all() {
-                    routed.answer(InputReply::Busy);
-                } else {
-                    let refusal = Refusal::new(RefusalCode::NotFound, format!("no VM {} is known", routed.vm));
-                    routed.answer(InputReply::Refused(refusal));
-                }
-                return;
+        if let VmInput::Commanded { command, .. } = &routed.input {
+            if command.kind == CommandKind::VmAdopt {
+                self.adopt(routed, myself);
+            } else if !self.knows_all() {
+                routed.answer(InputReply::Busy);
+            } else {
+                let refusal = Refusal::new(RefusalCode::NotFound, format!("no VM {} is known", routed.vm));
+                routed.answer(InputReply::Refused(refusal));
             }
-            VmInput::Missing { .. }
-            | VmInput::Probed { .. }
-            | VmInput::EffectDone { .. }
-            | VmInput::Published { .. }
-            | VmInput::PolicyAssigned { .. }
-            | VmInput::HoldRaised(_)
-            | VmInput::HoldLifted(_)
-            | VmInput::ChildExhausted(_)
-            | VmInput::ChildRecovered(_)
-            | VmInput::Tick => return routed.answer(InputReply::Verdict(Verdict::Ignored(Ignored::Over))),
-        };
-        let Some(cloud) = routed.cloud.clone() else {
+            return;
+        }
+        let (Some(facts), Some(cloud)) = (routed.input.facts(), routed.cloud.clone()) else {
             return routed.answer(InputReply::Verdict(Verdict::Ignored(Ignored::Over)));
         };
         let policy = self.shared.policies.resolve(facts).policy;
