@@ -91,6 +91,24 @@ fn everything_that_makes_no_sense_is_said_at_once() {
 }
 
 #[test]
+fn a_bus_has_one_broker_or_more_and_a_bad_one_is_named_by_its_place() {
+    let bus = |url: &str| format!("[bus]\nurl = {url:?}\nca = \"/ca.pem\"\n");
+    parse(&bus("amqps://u:s3cr3t@one:5671,two,[::1]:5671/reeve")).unwrap();
+    let many = format!("amqps://u:s3cr3t@{}/reeve", vec!["host"; 17].join(","));
+    for (url, expected) in [
+        ("amqps://u:s3cr3t@one,,two/reeve", "bus.url: names no host at place 2"),
+        ("amqps://u:s3cr3t@one,two:s3cr3t/reeve", "bus.url: host 2 has no valid port"),
+        ("amqps://u:s3cr3t@one,t wo/reeve", "bus.url: host 2 is no name or address"),
+        ("amqps://u:s3cr3t@one,u:s3cr3t@two/reeve", "bus.url: has a second @"),
+        ("amqp://u:s3cr3t@one,two/reeve", "bus.ca: is set, but bus.url is amqp://"),
+        (many.as_str(), "bus.url: names 17 hosts (expected at most 16)"),
+    ] {
+        let message = refused(&bus(url));
+        assert!(message.contains(expected) && !message.contains("s3cr3t"), "{expected}\n{message}");
+    }
+}
+
+#[test]
 fn keys_that_cannot_be_read_are_all_said_at_once() {
     let message = refused(
         "[node]\nzones = \"b\"\nlabels = 1\nid = \"\"\n[log]\nlevl = \"info\"\nformat = \"xml\"\n[http]\n\
@@ -251,6 +269,9 @@ fn check_looks_into_the_files_that_are_named() {
     std::fs::write(pki.join("ca.pem"), "nothing").unwrap();
     let (_, message) = check(&text);
     assert!(message.contains("cluster.etcd_ca: ") && message.contains("rpc.ca: "), "{message}");
+    std::fs::write(pki.join("url"), "amqps://reeve:s3cr3t@bus,,other").unwrap();
+    let (_, message) = check(&text);
+    assert!(message.contains("bus.url: names no host at place 2") && !message.contains("s3cr3t"), "{message}");
     // What only the service can see is not held against the file.
     let (code, message) = check("[bus]\nurl = { credential = \"bus-url\" }\n");
     assert!(code == 0 && message.starts_with("not looked at, because only the service has its credentials: bus.url"));

@@ -142,7 +142,7 @@ impl Notifier for FanOut {
                 Err(error) => {
                     tracing::warn!(vm = %letter.vm, key = %letter.key, %error, "a channel did not deliver a notice");
                     match error {
-                        NotifierError::Unavailable(_) => unavailable = Some(error),
+                        NotifierError::Unavailable(_) | NotifierError::Unknown(_) => unavailable = Some(error),
                         NotifierError::Undeliverable(_) => refused = error,
                     }
                 }

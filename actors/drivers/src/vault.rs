@@ -119,9 +119,12 @@ impl Vault for OpendalVault {
         match self.manifest(path).await {
             Ok(old) if old.objects == manifest.objects && old.purpose == manifest.purpose => return Ok(()),
             Ok(_) | Err(VaultError::NotFound(_) | VaultError::Damaged(_)) => {}
-            Err(why @ (VaultError::NotWritable(_) | VaultError::Unavailable(_) | VaultError::Source(_))) => {
-                return Err(why);
-            }
+            Err(
+                why @ (VaultError::NotWritable(_)
+                | VaultError::Unavailable(_)
+                | VaultError::Unknown(_)
+                | VaultError::Source(_)),
+            ) => return Err(why),
         }
         let bytes = manifest::encode(manifest).map_err(VaultError::Damaged)?;
         let content = futures::stream::iter([Ok(Bytes::from(bytes))]).boxed();

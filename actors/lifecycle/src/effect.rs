@@ -216,12 +216,12 @@ pub enum Effect {
         /// The address.
         address: String,
     },
-    /// Put the VM back to a backup, in place.
+    /// Put the VM back to a backup, in place. One that was off, by its owner's will, stays off.
     RestoreInPlace {
         /// Which.
         backup: BackupId,
     },
-    /// Make a new VM from a backup. Done: [`Done::Launched`].
+    /// Make a new VM from a backup, and see that it ran, whatever the backup was made of. Done: [`Done::Launched`].
     Launch {
         /// From which backup.
         backup: BackupId,

@@ -168,7 +168,8 @@ pub trait Cloud: Send + Sync + 'static {
     /// The VMs that this operation made ([`OPERATION_KEY`]), whatever their state.
     async fn find_launched(&self, operation: &str) -> Result<Vec<VmId>, CloudError>;
 
-    /// Puts a VM back to these disks, in place, under this operation. Done in the background: look.
+    /// Puts a VM back to these disks, in place, under this operation. A VM that was off stays off. Done in the
+    /// background: look.
     async fn restore_in_place(&self, vm: VmId, operation: &str, disks: Vec<DiskSource>) -> Result<(), CloudError>;
 
     /// The operation that last restored the VM in place, if any.

@@ -28,6 +28,9 @@ pub enum NotifierError {
     /// It will never work: nobody to tell, or an address that is refused.
     #[error("undeliverable: {0}")]
     Undeliverable(String),
+    /// It may have been delivered or not.
+    #[error("no answer: {0}")]
+    Unknown(String),
 }
 
 /// A channel to people.

@@ -32,6 +32,12 @@ pub enum StoreError {
     Damaged(String),
 }
 
+impl From<DamagedRecord> for StoreError {
+    fn from(record: DamagedRecord) -> Self {
+        Self::Damaged(format!("record {}: {}", record.vm, record.why))
+    }
+}
+
 /// A write of one record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Write {
@@ -68,11 +74,32 @@ pub struct Stored {
     pub value: Bytes,
 }
 
+/// A record that is there and that the store cannot read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamagedRecord {
+    /// Which record.
+    pub vm: VmId,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// Some of the records of a shard.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Those that can be read, in the order of their ids.
+    pub records: Vec<Stored>,
+    /// Those that cannot, in the order of their ids: one of them hides no other record.
+    pub damaged: Vec<DamagedRecord>,
+    /// After which id the next page begins. `None`: there is none, however short or long this one is.
+    pub next: Option<VmId>,
+}
+
 /// A store of records.
 #[async_trait]
 pub trait RecordStore: Send + Sync + 'static {
-    /// Up to `limit` records of a shard, in the order of their ids, after `after`.
-    async fn load(&self, shard: ShardId, after: Option<VmId>, limit: usize) -> Result<Vec<Stored>, StoreError>;
+    /// The records of a shard after `after`, in the order of their ids, the damaged ones among them: up to `limit`, and at
+    /// least one if there is one. What names no VM is left out.
+    async fn load(&self, shard: ShardId, after: Option<VmId>, limit: usize) -> Result<Page, StoreError>;
 
     /// One record.
     async fn get(&self, shard: ShardId, vm: VmId) -> Result<Option<Stored>, StoreError>;

@@ -24,6 +24,9 @@ pub enum VaultError {
     /// No effect; the same again may work.
     #[error("unavailable: {0}")]
     Unavailable(String),
+    /// It may have had its effect or not.
+    #[error("no answer: {0}")]
+    Unknown(String),
     /// The source of the content failed while it was read.
     #[error("source: {0}")]
     Source(String),

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use redb::ReadableTable;
-use reeve_ports::store::{Change, RecordStore, StoreError, Stored, Write};
+use reeve_ports::store::{Change, DamagedRecord, Page, RecordStore, StoreError, Stored, Write};
 use reeve_protocol::{Epoch, Generation, ShardId, VmId};
 use uuid::Uuid;
 
@@ -34,22 +34,34 @@ impl EmbeddedStore {
 
 #[async_trait]
 impl RecordStore for EmbeddedStore {
-    async fn load(&self, shard: ShardId, after: Option<VmId>, limit: usize) -> Result<Vec<Stored>, StoreError> {
+    async fn load(&self, shard: ShardId, after: Option<VmId>, limit: usize) -> Result<Page, StoreError> {
         let from = match after.map(|vm| vm.uuid().as_u128().checked_add(1)) {
             None => 0,
             Some(Some(from)) => from,
-            Some(None) => return Ok(Vec::new()),
+            Some(None) => return Ok(Page::default()),
         };
-        let rows = self.db.read(move |transaction| {
-            let records = transaction.open_table(RECORDS)?;
-            let mut rows = Vec::new();
-            for row in records.range((shard.0, from)..=(shard.0, u128::MAX))?.take(limit) {
-                let (key, value) = row?;
-                rows.push((key.value().1, value.value().to_vec()));
+        let (rows, goes_on) = self
+            .db
+            .read(move |transaction| {
+                let records = transaction.open_table(RECORDS)?;
+                let mut range = records.range((shard.0, from)..=(shard.0, u128::MAX))?;
+                let mut rows = Vec::new();
+                for row in range.by_ref().take(limit.max(1)) {
+                    let (key, value) = row?;
+                    rows.push((key.value().1, value.value().to_vec()));
+                }
+                Ok((rows, range.next().transpose()?.is_some()))
+            })
+            .await?;
+        let last = rows.last().map(|(vm, _)| VmId::new(Uuid::from_u128(*vm)));
+        let mut page = Page { next: last.filter(|_| goes_on), ..Page::default() };
+        for (vm, bytes) in rows {
+            match decode(vm, bytes) {
+                Ok(record) => page.records.push(record),
+                Err(damaged) => page.damaged.push(damaged),
             }
-            Ok(rows)
-        });
-        rows.await?.into_iter().map(|(vm, bytes)| decode(vm, bytes)).collect()
+        }
+        Ok(page)
     }
 
     async fn get(&self, shard: ShardId, vm: VmId) -> Result<Option<Stored>, StoreError> {
@@ -59,7 +71,7 @@ impl RecordStore for EmbeddedStore {
             let row = records.get(key)?.map(|value| value.value().to_vec());
             Ok(row)
         });
-        row.await?.map(|bytes| decode(key.1, bytes)).transpose()
+        Ok(row.await?.map(|bytes| decode(key.1, bytes)).transpose()?)
     }
 
     async fn commit(&self, shard: ShardId, epoch: Epoch, write: Write) -> Result<(), StoreError> {
@@ -82,7 +94,7 @@ fn apply(
         None => (Generation(0), write.change == Change::Delete),
         Some(stored) => {
             let Some((generation, value)) = split(stored.value()) else {
-                return Ok(Err(StoreError::Damaged(format!("record {}: too short", write.vm))));
+                return Ok(Err(too_short(write.vm, stored.value()).into()));
             };
             (generation, is_repeated(&write.change, generation, value))
         }
@@ -120,10 +132,14 @@ fn split(bytes: &[u8]) -> Option<(Generation, &[u8])> {
     Some((Generation(u64::from_le_bytes(*generation)), value))
 }
 
-fn decode(vm: u128, bytes: Vec<u8>) -> Result<Stored, StoreError> {
+fn too_short(vm: VmId, bytes: &[u8]) -> DamagedRecord {
+    DamagedRecord { vm, why: format!("{} bytes are too short", bytes.len()) }
+}
+
+fn decode(vm: u128, bytes: Vec<u8>) -> Result<Stored, DamagedRecord> {
     let vm = VmId::new(Uuid::from_u128(vm));
     let Some((generation, _)) = split(&bytes) else {
-        return Err(StoreError::Damaged(format!("record {vm}: {} bytes are too short", bytes.len())));
+        return Err(too_short(vm, &bytes));
     };
     Ok(Stored { vm, generation, value: Bytes::from(bytes).slice(GENERATION_BYTES..) })
 }

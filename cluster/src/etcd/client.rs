@@ -11,12 +11,17 @@
 //!
 //! A call that is known not to have been carried out is tried on the next endpoint; one whose fate is unknown only if
 //! its caller says that repeating it does no harm ([`EtcdClient::ask`]).
+//!
+//! A connection lives in tasks of a runtime. They belong to the one that made the client, never to a caller's: a VM's
+//! thread may be busy or end, and the connection is everybody's.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, KvClient, LeaseClient, TlsOptions, WatchClient};
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::config::{EtcdConfig, EtcdTls, EtcdUser};
@@ -51,6 +56,8 @@ struct Shared {
     endpoints: Vec<String>,
     tls: Option<EtcdTls>,
     user: Option<EtcdUser>,
+    /// Where the connection's tasks run.
+    runtime: Handle,
     slot: Mutex<Slot>,
     /// One more with each connection given up.
     generation: watch::Sender<u64>,
@@ -82,16 +89,20 @@ impl Connection {
 }
 
 impl EtcdClient {
-    /// A client that is not connected yet.
+    /// A client that is not connected yet. Its connections run on the runtime that this is called in.
     ///
     /// # Errors
     /// [`EtcdError::Config`] when the configuration cannot work.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
     pub fn new(config: &EtcdConfig) -> Result<Self, EtcdError> {
         config.check()?;
         let shared = Shared {
             endpoints: config.endpoints.clone(),
             tls: config.tls.clone(),
             user: config.auth.clone(),
+            runtime: Handle::current(),
             slot: Mutex::new(Slot { next: 0, open: None }),
             generation: watch::Sender::new(0),
         };
@@ -138,6 +149,11 @@ impl EtcdClient {
         }
     }
 
+    /// The runtime that the client was made in, for what must not end with a caller's.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.shared.runtime
+    }
+
     /// An open connection and its generation, for what lasts longer than a call: a watch. Whoever finds it broken says
     /// so with [`EtcdClient::give_up`].
     pub(crate) async fn open(&self) -> Result<(Connection, u64), EtcdError> {
@@ -147,15 +163,25 @@ impl EtcdClient {
             return Ok((open.clone(), generation));
         }
         let chosen = slot.next;
-        let endpoint = &self.shared.endpoints[chosen % self.shared.endpoints.len()];
+        let endpoint = self.shared.endpoints[chosen % self.shared.endpoints.len()].clone();
         // Whoever waits for it may be given up before it fails: the next one tries the next endpoint.
         slot.next = chosen.wrapping_add(1);
-        let opened = timeout(CONNECT_LIMIT, self.shared.connect(endpoint)).await;
-        let connection =
-            opened.unwrap_or_else(|_| Err(EtcdError::Unavailable(format!("{endpoint} does not answer"))))?;
+        let shared = Arc::clone(&self.shared);
+        // A set, because it ends its task when nobody waits any more.
+        let mut opening = JoinSet::new();
+        opening.spawn_on(async move { shared.connect_in_time(&endpoint).await }, &self.shared.runtime);
+        let opened = opening.join_next().await.and_then(Result::ok);
+        let ended = || Err(EtcdError::Unavailable("the task that connects ended".to_owned()));
+        let connection = opened.unwrap_or_else(ended)?;
         slot.next = chosen;
         slot.open = Some(connection.clone());
         Ok((connection, generation))
+    }
+
+    /// Keeps every caller from connecting, as long as it is kept.
+    #[cfg(test)]
+    pub(crate) async fn occupy(&self) -> impl Drop + '_ {
+        self.shared.slot.lock().await
     }
 
     /// Closes the connection of this generation, unless that is done, and turns to the next endpoint.
@@ -199,6 +225,11 @@ impl EtcdClient {
 }
 
 impl Shared {
+    async fn connect_in_time(&self, endpoint: &str) -> Result<Connection, EtcdError> {
+        let opened = timeout(CONNECT_LIMIT, self.connect(endpoint)).await;
+        opened.unwrap_or_else(|_| Err(EtcdError::Unavailable(format!("{endpoint} does not answer"))))
+    }
+
     async fn connect(&self, endpoint: &str) -> Result<Connection, EtcdError> {
         let mut options = ConnectOptions::new()
             .with_connect_timeout(CONNECT_LIMIT)

@@ -20,7 +20,7 @@ use super::error::EtcdError;
 use super::shared::{Shared, created_at, unencodable};
 use super::state::{State, epoch};
 use super::value::{self, Drain};
-use super::{leading, ownership, session, watching};
+use super::{leading, ownership, reaping, session, watching};
 use crate::shard_map::skew;
 
 /// How long leaving may take.
@@ -68,7 +68,11 @@ impl EtcdCluster {
         let tasks = Arc::new(Tasks(Mutex::new(vec![watching, keeping])));
         let registered = registered.await;
         registered.unwrap_or_else(|_| Err(EtcdError::Unavailable("the session's task ended".to_owned())))?;
-        let more = [tokio::spawn(leading::lead(shared.clone())), tokio::spawn(ownership::sweep(shared.clone()))];
+        let more = [
+            tokio::spawn(leading::lead(shared.clone())),
+            tokio::spawn(ownership::sweep(shared.clone())),
+            tokio::spawn(reaping::reap(shared.clone())),
+        ];
         tasks.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(more);
         Ok(Self { shared, tasks })
     }

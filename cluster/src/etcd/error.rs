@@ -51,6 +51,14 @@ impl EtcdError {
         }
     }
 
+    /// Whether the lease that a grant named is there already.
+    pub(crate) fn is_lease_there(&self) -> bool {
+        match self {
+            Self::Refused(why) => why.contains("lease already exists"),
+            Self::Unavailable(_) | Self::Unknown(_) | Self::Config(_) => false,
+        }
+    }
+
     /// Whether another endpoint may do better.
     pub(crate) fn is_of_connection(&self) -> bool {
         match self {
@@ -135,5 +143,7 @@ mod tests {
         assert!(of_status(code::NOT_FOUND, "etcdserver: requested lease not found").is_lease_gone());
         assert!(!of_status(code::PERMISSION_DENIED, "etcdserver: permission denied").is_lease_gone());
         assert!(EtcdError::from(Error::LeaseKeepAliveError("lease not found".into())).is_lease_gone());
+        let there = of_status(code::FAILED_PRECONDITION, "etcdserver: lease already exists");
+        assert!(there.is_lease_there() && !there.is_lease_gone());
     }
 }

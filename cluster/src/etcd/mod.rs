@@ -22,6 +22,8 @@ mod error;
 mod keys;
 mod leading;
 mod ownership;
+mod reaping;
+mod registration;
 mod seen;
 mod session;
 mod shared;

@@ -88,6 +88,8 @@ pub(crate) async fn confirm(shared: &Shared, shard: ShardId, epoch: Epoch) -> Re
     if shared.may_act() { Ok(()) } else { Err(lapsed()) }
 }
 
+/// Gives a shard up. Here it is given up at once, so that the next can go ([`State::is_told_to_go`]); on etcd when it
+/// answers.
 pub(crate) async fn release(shared: &Shared, shard: ShardId, epoch: Epoch) -> Result<(), CoordinationError> {
     shared.state.send_modify(|state| {
         if state.held.get(&shard).is_some_and(|held| held.epoch == epoch) {

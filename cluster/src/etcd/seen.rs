@@ -34,6 +34,16 @@ pub(crate) struct Member {
     pub(crate) incarnation: i64,
     pub(crate) lease: i64,
     pub(crate) clock: Option<ClockSeen>,
+    pub(crate) heard: Heard,
+}
+
+/// The last sign of life of a node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Heard {
+    /// The revision at which it was written.
+    pub(crate) revision: i64,
+    /// When it arrived here, by the boot-time clock: not before it was sent.
+    pub(crate) at: Duration,
 }
 
 /// A wall clock, compared with this machine's boot-time clock: so a step of our own wall clock shows at once.
@@ -69,6 +79,15 @@ pub(crate) enum Range {
     Shards,
 }
 
+/// How a change came to be known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Brought {
+    /// Some time ago, perhaps.
+    ByList,
+    /// Now.
+    ByWatch,
+}
+
 /// A key as it is, or that it is gone.
 #[derive(Debug, Clone)]
 pub(crate) struct Change {
@@ -100,17 +119,20 @@ impl Received {
 }
 
 impl Seen {
-    /// Takes over what was listed at a revision.
-    pub(crate) fn list(&mut self, revision: i64, changes: Vec<Change>) {
-        let clocks: BTreeMap<NodeId, (i64, Option<ClockSeen>)> =
-            self.nodes.iter().map(|(id, member)| (id.clone(), (member.incarnation, member.clock))).collect();
+    /// Takes over what was listed at a revision, and arrived then.
+    pub(crate) fn list(&mut self, revision: i64, changes: Vec<Change>, received: Received) {
+        let before = std::mem::take(self);
         *self = Self { members_at: revision, shards_at: revision, ..Self::default() };
         for change in changes {
-            self.apply(change, None);
+            self.apply(change, received, Brought::ByList);
         }
-        for (id, (incarnation, clock)) in clocks {
-            if let Some(member) = self.nodes.get_mut(&id).filter(|member| member.incarnation == incarnation) {
-                member.clock = clock;
+        for (id, known) in before.nodes {
+            let Some(member) = self.nodes.get_mut(&id).filter(|now| now.incarnation == known.incarnation) else {
+                continue;
+            };
+            member.clock = known.clock;
+            if member.heard.revision == known.heard.revision {
+                member.heard = known.heard;
             }
         }
     }
@@ -125,7 +147,7 @@ impl Seen {
         *at = changes.iter().map(|change| change.revision).max().unwrap_or(before).max(before);
         let mut matters = false;
         for change in changes.into_iter().filter(|change| change.revision > before) {
-            matters |= self.apply(change, Some(received));
+            matters |= self.apply(change, received, Brought::ByWatch);
         }
         matters
     }
@@ -157,9 +179,12 @@ impl Seen {
     }
 
     /// Whether more than a sign of life changed.
-    fn apply(&mut self, change: Change, received: Option<Received>) -> bool {
+    fn apply(&mut self, change: Change, received: Received, brought: Brought) -> bool {
         match (change.subject, change.put) {
-            (Subject::Node(id), Some(put)) => return self.node(id, &put, received),
+            (Subject::Node(id), Some(put)) => {
+                let heard = Heard { revision: change.revision, at: received.elapsed };
+                return self.node(id, &put, heard, (brought == Brought::ByWatch).then_some(received));
+            }
             (Subject::Node(id), None) => drop(self.nodes.remove(&id)),
             (Subject::Drain(id), Some(_)) => drop(self.drains.insert(id)),
             (Subject::Drain(id), None) => drop(self.drains.remove(&id)),
@@ -176,7 +201,8 @@ impl Seen {
         true
     }
 
-    fn node(&mut self, id: NodeId, put: &Put, received: Option<Received>) -> bool {
+    /// `received`: unless what was listed is of an unknown age.
+    fn node(&mut self, id: NodeId, put: &Put, heard: Heard, received: Option<Received>) -> bool {
         let beat: Option<Beat> = match value::decode(&put.value) {
             Ok(beat) => Some(beat),
             Err(error) => {
@@ -192,7 +218,7 @@ impl Seen {
         let same = known.is_some_and(|known| {
             known.incarnation == put.created && known.lease == put.lease && planned_by(&known.beat) == planned_by(&beat)
         });
-        self.nodes.insert(id, Member { beat, incarnation: put.created, lease: put.lease, clock });
+        self.nodes.insert(id, Member { beat, incarnation: put.created, lease: put.lease, clock, heard });
         !same
     }
 }
@@ -257,7 +283,7 @@ mod tests {
     #[test]
     fn what_a_watch_brings_late_is_not_applied_over_a_newer_list() {
         let mut seen = Seen::default();
-        seen.list(20, vec![owner(1, "b", 15)]);
+        seen.list(20, vec![owner(1, "b", 15)], received(0, 0));
         let at = received(0, 0);
         assert!(!seen.advance(Range::Shards, vec![owner(1, "a", 10), no_owner(1, 12)], at));
         assert_eq!(seen.shards[&ShardId(1)].node, node("b"));
@@ -270,7 +296,7 @@ mod tests {
     #[test]
     fn all_changes_of_one_revision_are_applied() {
         let mut seen = Seen::default();
-        seen.list(20, vec![owner(1, "b", 15), owner(2, "b", 16)]);
+        seen.list(20, vec![owner(1, "b", 15), owner(2, "b", 16)], received(0, 0));
         seen.advance(Range::Shards, vec![no_owner(1, 21), no_owner(2, 21)], received(0, 0));
         assert!(seen.shards.is_empty());
     }
@@ -288,13 +314,13 @@ mod tests {
     fn only_clocks_heard_of_lately_and_live_are_compared() {
         let ttl = Duration::from_secs(5);
         let mut seen = Seen::default();
-        seen.list(1, vec![alive("a", 1, 1, 999_000)]);
+        seen.list(1, vec![alive("a", 1, 1, 999_000)], received(0, 0));
         let me = node("me");
         assert!(seen.offsets(&me, received(1_000_000, 0), ttl).is_empty());
         seen.advance(Range::Members, vec![alive("a", 1, 2, 1_003_000)], received(1_000_000, 0));
         assert_eq!(seen.offsets(&me, received(1_001_000, 1000), ttl), BTreeMap::from([(node("a"), 3000)]));
         // A list in between says nothing about the time.
-        seen.list(3, vec![alive("a", 1, 2, 1_003_000)]);
+        seen.list(3, vec![alive("a", 1, 2, 1_003_000)], received(1_000_500, 500));
         assert_eq!(seen.offsets(&me, received(1_001_000, 1000), ttl), BTreeMap::from([(node("a"), 3000)]));
         // Our own clock steps by an hour.
         let stepped = received(1_001_000 + 3_600_000, 1000);
@@ -304,10 +330,23 @@ mod tests {
     }
 
     #[test]
+    fn a_list_makes_no_old_sign_of_life_a_new_one() {
+        let mut seen = Seen::default();
+        let heard = |seen: &Seen| seen.nodes[&node("a")].heard;
+        seen.list(1, vec![alive("a", 1, 1, 0)], received(0, 100));
+        seen.list(9, vec![alive("a", 1, 1, 0)], received(0, 5_000));
+        assert_eq!(heard(&seen), Heard { revision: 1, at: Duration::from_millis(100) });
+        seen.list(12, vec![alive("a", 1, 10, 0)], received(0, 6_000));
+        assert_eq!(heard(&seen), Heard { revision: 10, at: Duration::from_millis(6_000) });
+        seen.advance(Range::Members, vec![alive("a", 1, 13, 0)], received(0, 7_000));
+        assert_eq!(heard(&seen), Heard { revision: 13, at: Duration::from_millis(7_000) });
+    }
+
+    #[test]
     fn a_plan_that_cannot_be_read_is_no_plan_but_is_there() {
         let mut seen = Seen::default();
         let put = Put { value: vec![9, 9], created: 1, lease: 0 };
-        seen.list(4, vec![Change { subject: Subject::Plan, revision: 3, put: Some(put) }]);
+        seen.list(4, vec![Change { subject: Subject::Plan, revision: 3, put: Some(put) }], received(0, 0));
         assert!(seen.planned().is_none() && seen.plan.is_some());
     }
 }

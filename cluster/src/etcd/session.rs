@@ -4,20 +4,24 @@
 //!                       granted, key created                keep-alive refused, or the key gone
 //! Outside ──► Waiting ─────────────────────► Member ──────────────────────────────────────────► Outside
 //!               │ the key of another session is there       │ no answer: the right to act lapses,
-//!               └──► until its lease ends                   └──► Member still, until etcd says otherwise
+//!               ├──► until its lease ends                   └──► Member still, until etcd says otherwise
+//!               └ no answer: the same lease again
 //! ```
 //!
-//! Every beat renews the lease and writes the key again with the wall clock. Only etcd's word ends a session: after an
-//! outage that the lease outlived, the same epochs go on.
+//! Every beat renews the lease and writes the key again with the wall clock; only both together extend the right to
+//! act. Only etcd's word ends a session: after an outage that the lease outlived, the same epochs go on. How it begins:
+//! [`super::registration`]; how others end it: [`super::reaping`].
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{LeaseGrantOptions, Txn, TxnOp};
+use etcd_client::{Txn, TxnOp};
 use reeve_protocol::admin::ADMIN_FORMAT;
 use reeve_protocol::{Timestamp, codec};
 
+use super::client::Connection;
 use super::error::EtcdError;
+use super::registration::register;
 use super::shared::{PAUSE, Shared, created_at, found, put_leased, unencodable};
 use super::state::Session;
 use super::value::{self, Beat, FORMAT, Founding};
@@ -35,9 +39,11 @@ const LOSS_SINKS_IN: Duration = Duration::from_millis(250);
 const RETRY: Duration = Duration::from_millis(50);
 
 /// What a session needs to go on.
-struct Granted {
-    session: Session,
-    ttl: Duration,
+pub(crate) struct Granted {
+    pub(crate) session: Session,
+    pub(crate) ttl: Duration,
+    /// When the last grant or renewal of the lease was sent.
+    pub(crate) renewed_at: Duration,
 }
 
 /// Registers this node, and then keeps it registered until it is dropped. The sender tells how the first time went.
@@ -102,92 +108,44 @@ pub(crate) async fn revoke(shared: &Shared, lease: i64, patience: Duration) -> R
     }
 }
 
-/// Registers under a new lease, when the id is free. `limit`: how long to wait for that.
-async fn register(shared: &Shared, since: Timestamp, limit: Option<Duration>) -> Result<Granted, EtcdError> {
-    let (node, started) = (&shared.config.node, shared.clock.elapsed());
-    loop {
-        let free = |state: &super::state::State| !state.seen.nodes.contains_key(node);
-        // A watch that lags is no reason to wait for ever: the transaction below knows better.
-        shared.until_or(free, shared.config.lease_ttl / 2).await;
-        if let Some(granted) = try_register(shared, since).await? {
-            return Ok(granted);
-        }
-        let waited = shared.clock.elapsed().saturating_sub(started);
-        if limit.is_some_and(|limit| waited > limit) {
-            let address = shared.state.borrow().seen.nodes.get(node).and_then(|known| known.beat.clone()?.address);
-            let address = address.unwrap_or_else(|| "an unknown address".to_owned());
-            return Err(EtcdError::Config(format!("[node] id {node:?} is in use by another process at {address}")));
-        }
-        tracing::info!(%node, "waiting for an earlier session of this id to end");
-        shared.clock.sleep(PAUSE).await;
-    }
-}
-
-/// `None`: another session has the id.
-async fn try_register(shared: &Shared, since: Timestamp) -> Result<Option<Granted>, EtcdError> {
-    let seconds = i64::try_from(shared.config.lease_ttl.as_secs()).unwrap_or(i64::MAX);
-    let grant = |etcd: super::client::Connection| async move {
+/// Renews a lease; tells when that was sent.
+pub(crate) async fn keep_alive(shared: &Shared, lease: i64, patience: Duration) -> Result<Duration, EtcdError> {
+    let keep_alive = |etcd: Connection| async move {
         let sent_at = shared.clock.elapsed();
-        let granted = etcd.lease().grant(seconds, Some(LeaseGrantOptions::new())).await?;
-        Ok((sent_at, granted.id(), granted.ttl()))
+        etcd.lease().keep_alive(lease).await?;
+        Ok(sent_at)
     };
-    // A grant whose answer is lost leaves a lease that nobody renews.
-    let (sent_at, lease, ttl) = shared.client.ask(grant, shared.patience()).await?;
-    let ttl = Duration::from_secs(u64::try_from(ttl).unwrap_or(0));
-    let key = shared.keys.node(&shared.config.node);
-    let txn = Txn::new()
-        .when([created_at(key.clone(), 0)])
-        .and_then([put_leased(key.clone(), &signs_of_life(shared, since), lease)?])
-        .or_else([TxnOp::get(key, None)]);
-    let response = shared.transact(&txn, shared.patience()).await?;
-    let incarnation = if response.succeeded() {
-        response.header().map_or(0, etcd_client::ResponseHeader::revision)
-    } else {
-        match found(&response).pop() {
-            // The answer to an earlier attempt was lost.
-            Some(kv) if kv.lease() == lease => kv.create_revision(),
-            Some(_) | None => {
-                // It would end by itself.
-                let _ = revoke(shared, lease, shared.patience()).await;
-                return Ok(None);
-            }
-        }
-    };
-    let session = Session { lease, incarnation };
-    shared.extend_right(Right::new(sent_at, ttl).acts_until());
-    shared.state.send_modify(|state| state.session = Some(session));
-    Ok(Some(Granted { session, ttl }))
+    shared.alive.ask(keep_alive, patience).await
 }
 
 /// Beats until the session is over; tells why.
 async fn beat(shared: &Shared, since: Timestamp, granted: &Granted) -> &'static str {
-    let Granted { session, ttl } = *granted;
-    let mut written_at = 0;
+    let Granted { session, ttl, mut renewed_at } = *granted;
+    let (every, mut written_at) = (ttl / BEATS_PER_TTL, 0);
     loop {
+        // From sending to sending: a beat that took long takes nothing from the next.
+        let pause = (renewed_at + every).saturating_sub(shared.clock.elapsed());
         // Whoever sees its own key gone asks at once what has become of the lease.
-        shared.until_or(|state| state.is_unregistered(session), ttl / BEATS_PER_TTL).await;
+        shared.until_or(|state| state.is_unregistered(session), pause).await;
         if shared.state.borrow().seen.members_at < written_at {
             shared.rewatch.notify_one();
         }
-        loop {
-            let keep_alive = |etcd: super::client::Connection| async move {
-                let sent_at = shared.clock.elapsed();
-                etcd.lease().keep_alive(session.lease).await?;
-                Ok(sent_at)
-            };
-            match shared.client.ask(keep_alive, ttl / BEATS_PER_TTL).await {
-                Ok(sent_at) => break shared.extend_right(Right::new(sent_at, ttl).acts_until()),
-                Err(error) if error.is_lease_gone() => return "its lease is over",
-                Err(error) => tracing::debug!(%error, "a keep-alive was not confirmed"),
+        renewed_at = loop {
+            let sent_at = shared.clock.elapsed();
+            let kept = keep_alive(shared, session.lease, every);
+            match tokio::join!(kept, write_sign_of_life(shared, since, session)) {
+                (Err(error), _) | (_, Err(error)) if error.is_lease_gone() => return "its lease is over",
+                (_, Ok(None)) => return "its key is gone",
+                // Both, because the others take a node for dead by its signs of life (see `shard_map::silence`).
+                (Ok(_), Ok(Some(revision))) => {
+                    written_at = revision;
+                    shared.extend_right(Right::new(sent_at, ttl).acts_until());
+                    break sent_at;
+                }
+                (Err(error), _) | (_, Err(error)) => tracing::debug!(%error, "a beat was not confirmed"),
             }
             shared.clock.sleep(RETRY).await;
-        }
-        match write_sign_of_life(shared, since, session).await {
-            Ok(Some(revision)) => written_at = revision,
-            Ok(None) => return "its key is gone",
-            Err(error) if error.is_lease_gone() => return "its lease is over",
-            Err(error) => tracing::debug!(%error, "a sign of life was not written"),
-        }
+        };
     }
 }
 
@@ -197,14 +155,15 @@ pub(crate) async fn write_sign_of_life(
     since: Timestamp,
     session: Session,
 ) -> Result<Option<i64>, EtcdError> {
-    let write = |etcd: super::client::Connection| async move {
+    let write = |etcd: Connection| async move {
         let key = shared.keys.node(&shared.config.node);
         // Made for each attempt, because it tells the time of its sending.
         let Ok(put) = put_leased(key.clone(), &signs_of_life(shared, since), session.lease) else { return Ok(None) };
         let txn = Txn::new().when([created_at(key, session.incarnation)]).and_then([put]);
         etcd.kv().txn(txn).await.map(Some)
     };
-    let Some(response) = shared.client.ask(write, shared.patience()).await? else {
+    // No longer than a beat: the next is not to wait for it.
+    let Some(response) = shared.alive.ask(write, shared.config.lease_ttl / BEATS_PER_TTL).await? else {
         return Err(EtcdError::Refused("a sign of life cannot be written".to_owned()));
     };
     let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
@@ -222,7 +181,7 @@ async fn end(shared: &Shared, session: Session) {
     shared.clock.sleep(LOSS_SINKS_IN).await;
 }
 
-fn signs_of_life(shared: &Shared, since: Timestamp) -> Beat {
+pub(crate) fn signs_of_life(shared: &Shared, since: Timestamp) -> Beat {
     let load = *shared.load.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let config = &shared.config;
     Beat {
@@ -236,5 +195,29 @@ fn signs_of_life(shared: &Shared, since: Timestamp) -> Beat {
         vms: load.vms,
         outbox: load.outbox,
         leaving: shared.state.borrow().retiring,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use reeve_ports::SystemClock;
+    use reeve_protocol::NodeId;
+    use tokio::net::TcpListener;
+
+    use super::super::config::EtcdConfig;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_keep_alive_waits_for_nobody_elses_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let config = EtcdConfig::new(vec![endpoint], "test", NodeId::new("a").unwrap());
+        let shared = Shared::new(config, Arc::new(SystemClock)).unwrap();
+        // As while a read of the store waits for its connect.
+        let _connecting = shared.client.occupy().await;
+        tokio::select! {
+            accepted = listener.accept() => assert!(accepted.is_ok()),
+            _ = keep_alive(&shared, 1, Duration::from_secs(10)) => panic!("it was never sent"),
+        }
     }
 }

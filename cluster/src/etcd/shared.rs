@@ -26,6 +26,8 @@ pub(crate) const PAUSE: Duration = Duration::from_millis(200);
 pub(crate) struct Shared {
     pub(crate) config: EtcdConfig,
     pub(crate) client: EtcdClient,
+    /// The session's own: a connect or a call of others never stands before a sign of life.
+    pub(crate) alive: EtcdClient,
     pub(crate) keys: Keys,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) state: watch::Sender<State>,
@@ -42,6 +44,7 @@ impl Shared {
     pub(crate) fn new(config: EtcdConfig, clock: Arc<dyn Clock>) -> Result<Self, EtcdError> {
         Ok(Self {
             client: EtcdClient::new(&config)?,
+            alive: EtcdClient::new(&config)?,
             keys: Keys::new(&config.cluster),
             state: watch::Sender::new(State::new(config.node.clone())),
             acts_until: AtomicU64::new(0),

@@ -80,7 +80,13 @@ impl State {
         free && self.is_planned_here(shard)
     }
 
-    /// Whether this shard is the next to be given up.
+    /// Whether this shard is the next to be given up: the first of those that are held and unwanted, one at a time, so that
+    /// all others stay attended.
+    ///
+    /// None of them can keep the others waiting for ever. A hand-over has time limits for calls and commits, interrupts a
+    /// load, and ends in a release, which takes the shard out of `held` before etcd is asked: an etcd that is away stops
+    /// nothing, and the key is a stray until it is deleted. An owner that dies, or never learns that its claim was granted,
+    /// releases it as well. And a claim that is over without a release is lost, which is not waited for.
     pub(crate) fn is_told_to_go(&self, shard: ShardId) -> bool {
         let mut unwanted =
             self.held.iter().filter(|(id, held)| self.is_unwanted(**id) && !self.is_lost(**id, held.epoch));
@@ -148,7 +154,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use super::super::seen::{Member, Tenure, Written};
+    use super::super::seen::{Heard, Member, Tenure, Written};
     use super::super::value::Planned;
     use super::*;
     use crate::shard_map::Plan;
@@ -164,7 +170,10 @@ mod tests {
         let mut state = State::new(node("a"));
         state.session = Some(Session { lease: LEASE, incarnation: 3 });
         for (id, lease) in [("a", LEASE), ("b", 88)] {
-            state.seen.nodes.insert(node(id), Member { beat: None, incarnation: 3, lease, clock: None });
+            state
+                .seen
+                .nodes
+                .insert(node(id), Member { beat: None, incarnation: 3, lease, clock: None, heard: Heard::default() });
         }
         let wanted = wanted.iter().map(|id| Some(node(id))).collect();
         let plan = Plan { wanted, memory: BTreeMap::new() };
@@ -260,7 +269,7 @@ mod tests {
         assert!(!state.is_unregistered(session));
         state.seen.members_at = 30;
         assert!(state.is_unregistered(session));
-        let member = Member { beat: None, incarnation: 30, lease: LEASE, clock: None };
+        let member = Member { beat: None, incarnation: 30, lease: LEASE, clock: None, heard: Heard::default() };
         state.seen.nodes.insert(node("a"), member);
         assert!(!state.is_unregistered(session));
     }

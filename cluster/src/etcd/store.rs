@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{GetOptions, GetResponse};
-use reeve_ports::store::{RecordStore, StoreError, Stored, Write};
+use reeve_ports::store::{Page, RecordStore, StoreError, Stored, Write};
 use reeve_protocol::{Epoch, ShardId, VmId};
 
 use super::client::EtcdClient;
@@ -82,41 +82,51 @@ impl EtcdStore {
 
 #[async_trait]
 impl RecordStore for EtcdStore {
-    async fn load(&self, shard: ShardId, after: Option<VmId>, limit: usize) -> Result<Vec<Stored>, StoreError> {
+    async fn load(&self, shard: ShardId, after: Option<VmId>, limit: usize) -> Result<Page, StoreError> {
         let prefix = self.backend.prefix(shard);
         // The first key that is no record: '0' follows '/'.
         let end = format!("{}0", prefix.trim_end_matches('/'));
-        let mut from = after.map_or_else(|| prefix.clone(), |vm| after_key(&prefix, vm));
-        let (mut records, mut page) = (Vec::new(), PAGE);
-        while records.len() < limit {
-            let wanted = page.min(limit - records.len());
+        let mut from = after.map_or_else(|| prefix.clone().into_bytes(), |vm| after_key(self.backend.key(shard, vm)));
+        let (mut page, mut at_once, mut left) = (Page::default(), PAGE, limit.max(1));
+        loop {
+            let wanted = at_once.min(left);
             let count = i64::try_from(wanted).unwrap_or(i64::MAX);
             let options = GetOptions::new().with_range(end.as_str()).with_limit(count);
             let mut answer = match self.backend.read(from.clone(), Some(options)).await {
                 Ok(answer) => answer,
                 Err(error) if is_too_long(&error) && wanted > 1 => {
-                    page = wanted / 2;
+                    at_once = wanted / 2;
                     continue;
                 }
                 Err(error) => return Err(failed_read(error)),
             };
             let more = answer.more();
+            let mut last = None;
             for found in answer.take_kvs() {
                 let (key, value) = found.into_key_value();
-                records.push(layout::decode(vm_of(&prefix, &key)?, value)?);
+                if let Some(vm) = vm_of(&prefix, &key) {
+                    left = left.saturating_sub(1);
+                    // Where the next page begins, if this one is full now.
+                    page.next = Some(vm);
+                    add(&mut page, vm, value);
+                } else {
+                    tracing::error!(%shard, key = %key.escape_ascii(), "a key names no VM; it is left as it is");
+                }
+                last = Some(key);
             }
-            match records.last() {
-                Some(last) if more => from = after_key(&prefix, last.vm),
-                Some(_) | None => break,
+            match last.filter(|_| more) {
+                Some(_) if left == 0 => return Ok(page),
+                // What names no VM takes no room on the page.
+                Some(last) => from = after_key(last),
+                None => return Ok(Page { next: None, ..page }),
             }
         }
-        Ok(records)
     }
 
     async fn get(&self, shard: ShardId, vm: VmId) -> Result<Option<Stored>, StoreError> {
         let key = self.backend.key(shard, vm);
         let mut answer = self.backend.read(key, None).await.map_err(failed_read)?;
-        answer.take_kvs().pop().map(|found| layout::decode(vm, found.into_key_value().1)).transpose()
+        Ok(answer.take_kvs().pop().map(|found| layout::decode(vm, found.into_key_value().1)).transpose()?)
     }
 
     async fn commit(&self, shard: ShardId, epoch: Epoch, write: Write) -> Result<(), StoreError> {
@@ -143,7 +153,8 @@ impl Backend {
     }
 
     /// Reads what a majority has agreed upon.
-    async fn read(&self, key: String, options: Option<GetOptions>) -> Result<GetResponse, EtcdError> {
+    async fn read(&self, key: impl Into<Vec<u8>>, options: Option<GetOptions>) -> Result<GetResponse, EtcdError> {
+        let key = key.into();
         let attempt = |connection: super::Connection| {
             let (key, options) = (key.clone(), options.clone());
             async move { connection.kv().get(key, options).await }
@@ -177,14 +188,25 @@ impl Backend {
     }
 }
 
-/// The smallest key after that of `vm`.
-fn after_key(prefix: &str, vm: VmId) -> String {
-    format!("{prefix}{vm}\0")
+/// The smallest key after this one.
+fn after_key(key: impl Into<Vec<u8>>) -> Vec<u8> {
+    let mut key = key.into();
+    key.push(0);
+    key
 }
 
-fn vm_of(prefix: &str, key: &[u8]) -> Result<VmId, StoreError> {
-    let id = std::str::from_utf8(key).ok().and_then(|key| key.strip_prefix(prefix)?.parse().ok());
-    id.ok_or_else(|| StoreError::Damaged(format!("the key {} is no record's", key.escape_ascii())))
+/// The VM of a key. An id that is written in another way than [`Backend::key`] writes it is nobody's: the same VM has
+/// its record elsewhere.
+fn vm_of(prefix: &str, key: &[u8]) -> Option<VmId> {
+    let id = std::str::from_utf8(key).ok()?.strip_prefix(prefix)?;
+    id.parse().ok().filter(|vm: &VmId| vm.to_string() == id)
+}
+
+fn add(page: &mut Page, vm: VmId, value: Vec<u8>) {
+    match layout::decode(vm, value) {
+        Ok(record) => page.records.push(record),
+        Err(damaged) => page.damaged.push(damaged),
+    }
 }
 
 /// gRPC's own words for an answer beyond the client's limit.
@@ -222,16 +244,24 @@ mod tests {
         let keys: Vec<String> = ids.iter().map(|&id| format!("/r/vm/{}", vm(id))).collect();
         assert!(keys.is_sorted());
         for pair in keys.windows(2) {
-            let after = format!("{}\0", pair[0]);
-            assert!(after > pair[0] && after < pair[1]);
+            let after = after_key(pair[0].as_str());
+            assert!(after[..] > *pair[0].as_bytes() && after[..] < *pair[1].as_bytes());
         }
-        assert_eq!(vm_of("/r/vm/", keys[3].as_bytes()), Ok(vm(10)));
+        assert_eq!(vm_of("/r/vm/", keys[3].as_bytes()), Some(vm(10)));
     }
 
     #[test]
-    fn a_key_that_is_no_records_is_damaged() {
-        for key in [&b"/r/vm/x"[..], b"/q/vm/00000000-0000-0000-0000-00000000000a", b"\xff"] {
-            assert!(matches!(vm_of("/r/vm/", key), Err(StoreError::Damaged(_))));
+    fn a_key_that_is_written_in_another_way_is_no_records() {
+        let keys = [
+            &b"/r/vm/x"[..],
+            b"/r/vm/",
+            b"/q/vm/00000000-0000-0000-0000-00000000000a",
+            b"/r/vm/00000000-0000-0000-0000-00000000000A",
+            b"/r/vm/0000000000000000000000000000000a",
+            b"\xff",
+        ];
+        for key in keys {
+            assert_eq!(vm_of("/r/vm/", key), None, "{}", key.escape_ascii());
         }
     }
 

@@ -42,7 +42,8 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
 /// Lists once and takes it over.
 pub(crate) async fn refresh(shared: &Shared) -> Result<i64, EtcdError> {
     let (revision, changes) = shared.list().await?;
-    shared.state.send_modify(|state| state.seen.list(revision, changes));
+    let received = shared.received();
+    shared.state.send_modify(|state| state.seen.list(revision, changes, received));
     Ok(revision)
 }
 

@@ -1,22 +1,18 @@
-//! What the RabbitMQ bus is told. The URL is parsed where it enters, and its password is never shown again.
+//! What the RabbitMQ bus is told.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
-use lapin::uri::{AMQPScheme, AMQPUri};
 use reeve_protocol::CloudName;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-/// A dead peer is noticed after two of these.
-const HEARTBEAT_SECONDS: u16 = 10;
+use super::broker_url::BrokerUrl;
 
 /// The configuration of a [`super::RabbitBus`].
 #[derive(Debug, Clone)]
 pub struct RabbitConfig {
-    /// Where the broker is.
+    /// Where the brokers are.
     pub url: BrokerUrl,
     /// Who signed the broker's certificate. `None`: the authorities of the machine. Set, only these are trusted.
     pub ca: Option<Authority>,
@@ -59,16 +55,9 @@ pub enum Authority {
     Pem(String),
 }
 
-/// Where the broker is, and as whom to log in. Shown without the password.
-#[derive(Clone, PartialEq, Eq)]
-pub struct BrokerUrl(AMQPUri);
-
 /// Why a configuration cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RabbitConfigError {
-    /// The URL is no AMQP URL. It is not shown, because it may hold a password.
-    #[error("[bus] url is no broker URL (expected amqps://USER:PASSWORD@HOST:PORT/VHOST or amqp://…)")]
-    Url,
     /// A certificate authority is set, and the URL does not use TLS.
     #[error("[bus] ca is set, but the url is amqp:// (expected amqps://)")]
     AuthorityWithoutTls,
@@ -212,64 +201,6 @@ fn parse_certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String
     if certificates.is_empty() { Err("holds no certificate".to_owned()) } else { Ok(certificates) }
 }
 
-impl BrokerUrl {
-    pub(crate) fn uri(&self) -> &AMQPUri {
-        &self.0
-    }
-
-    pub(crate) fn is_tls(&self) -> bool {
-        match self.0.scheme {
-            AMQPScheme::AMQP => false,
-            AMQPScheme::AMQPS => true,
-        }
-    }
-
-    /// A text of a library or the broker, with the password replaced should it be there.
-    pub(crate) fn mask(&self, text: &str) -> String {
-        let password = &self.0.authority.userinfo.password;
-        if password.is_empty() { text.to_owned() } else { text.replace(password.as_str(), "***") }
-    }
-}
-
-impl FromStr for BrokerUrl {
-    type Err = RabbitConfigError;
-
-    fn from_str(text: &str) -> Result<Self, RabbitConfigError> {
-        // The parser's own errors repeat parts of the URL, so they are not passed on.
-        let mut uri: AMQPUri = text.parse().map_err(|_| RabbitConfigError::Url)?;
-        let authority = text.split_once("://").ok_or(RabbitConfigError::Url)?.1;
-        let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
-        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-        if host.is_empty() {
-            return Err(RabbitConfigError::Url);
-        }
-        // The parser silently takes `localhost` for an IPv6 address.
-        if let Some((address, _)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            uri.authority.host = address.to_owned();
-        }
-        if uri.vhost.is_empty() {
-            uri.vhost = "/".to_owned();
-        }
-        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
-        Ok(Self(uri))
-    }
-}
-
-impl fmt::Display for BrokerUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let AMQPUri { scheme, authority, vhost, .. } = &self.0;
-        let vhost = vhost.replace('/', "%2f");
-        let (user, host, port) = (&authority.userinfo.username, &authority.host, authority.port);
-        write!(f, "{scheme}://{user}:***@{host}:{port}/{vhost}")
-    }
-}
-
-impl fmt::Debug for BrokerUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,35 +211,8 @@ mod tests {
 
     #[test]
     fn the_password_is_never_shown() {
-        let url = url("amqps://reeve:s3cret@rabbit.example:5671/cloud%2f1");
-        assert_eq!(url.to_string(), "amqps://reeve:***@rabbit.example:5671/cloud%2f1");
-        let config = RabbitConfig::new(url.clone());
+        let config = RabbitConfig::new(url("amqps://reeve:s3cret@rabbit.example:5671/cloud%2f1"));
         assert!(!format!("{config:?} {config:#?}").contains("s3cret"));
-        assert_eq!(url.mask("login s3cret refused"), "login *** refused");
-    }
-
-    #[test]
-    fn a_broken_url_is_refused_without_showing_it() {
-        for text in
-            ["", "rabbit:s3cret@host", "http://u:s3cret@host/", "amqp://u:s3cret@host:port", "amqp://u:s3cret@/"]
-        {
-            let refused = text.parse::<BrokerUrl>().unwrap_err();
-            assert_eq!(refused, RabbitConfigError::Url);
-            assert!(!format!("{refused} {refused:?}").contains("s3cret"), "{refused}");
-        }
-    }
-
-    #[test]
-    fn an_ipv6_address_is_kept() {
-        assert_eq!(url("amqp://u:p@[::1]:5673/%2f").uri().authority.host, "::1");
-        assert_eq!(url("amqp://u:p@[::1]:5673/%2f").uri().authority.port, 5673);
-    }
-
-    #[test]
-    fn an_absent_virtual_host_is_the_default_one() {
-        for text in ["amqp://u:p@h", "amqp://u:p@h/", "amqp://u:p@h/%2f"] {
-            assert_eq!(url(text).uri().vhost, "/");
-        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Opens a connection to the broker: TCP, TLS, the AMQP handshake, all within a limit.
+//! Opens a connection to one broker: TCP, TLS, the AMQP handshake, all within a limit.
 
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
@@ -11,9 +11,6 @@ use lapin::{AsyncTcpStream, Connection, ConnectionProperties, Error, ErrorKind};
 
 use super::config::RabbitConfig;
 
-/// Longest time until a connection is open.
-const DIAL_DEADLINE: Duration = Duration::from_secs(10);
-
 /// The socket of a connection that is being opened. lapin opens connections in a thread of its own, which waits on a
 /// silent peer for ever; only the end of its socket ends it.
 #[derive(Clone, Default)]
@@ -22,8 +19,14 @@ struct Socket(Arc<Mutex<Option<TcpStream>>>);
 /// Shuts the socket down when opening fails, takes too long or is given up.
 struct Attempt(Socket);
 
-/// Opens a connection; `name` is how the broker's own tools show it. The error is for people and shows no password.
-pub(crate) async fn dial(config: &RabbitConfig, name: &str) -> Result<Connection, String> {
+/// Opens a connection to a broker of the list, within `limit`; `name` is how the broker's own tools show it. The error
+/// is for people, names the broker, and shows no password.
+pub(crate) async fn dial(
+    config: &RabbitConfig,
+    broker: usize,
+    name: &str,
+    limit: Duration,
+) -> Result<Connection, String> {
     let tls = if config.url.is_tls() { Some(connector(config)?) } else { None };
     let attempt = Attempt(Socket::default());
     let properties = ConnectionProperties::default().with_connection_name(name.into());
@@ -42,16 +45,16 @@ pub(crate) async fn dial(config: &RabbitConfig, name: &str) -> Result<Connection
                 None => Ok(stream),
             }
         };
-        Ok(tokio::time::timeout(DIAL_DEADLINE, stream).await.map_err(std::io::Error::from)??)
+        Ok(tokio::time::timeout(limit, stream).await.map_err(std::io::Error::from)??)
     };
-    let opening = Connection::connector(config.url.uri().clone(), runtime, connect, properties);
-    match tokio::time::timeout(DIAL_DEADLINE, opening).await {
+    let opening = Connection::connector(config.url.uri(broker).clone(), runtime, connect, properties);
+    match tokio::time::timeout(limit, opening).await {
         Ok(Ok(connection)) => {
             attempt.succeeded();
             Ok(connection)
         }
-        Ok(Err(error)) => Err(describe(config, &error)),
-        Err(_) => Err(format!("no answer from {} within {DIAL_DEADLINE:?}", config.url)),
+        Ok(Err(error)) => Err(describe(config, broker, &error)),
+        Err(_) => Err(format!("no answer from {} within {limit:?}", config.url.name(broker))),
     }
 }
 
@@ -67,13 +70,14 @@ fn connector(config: &RabbitConfig) -> Result<RustlsConnector, String> {
 }
 
 /// What went wrong, for people: where, and for a refused login what to look at.
-fn describe(config: &RabbitConfig, error: &Error) -> String {
+fn describe(config: &RabbitConfig, broker: usize, error: &Error) -> String {
+    let name = config.url.name(broker);
     let text = config.url.mask(&error.to_string());
     match error.kind() {
         ErrorKind::ProtocolError(refused) if refused.get_id() == 403 => {
-            format!("{} refused the login (check user, password and virtual host of [bus] url): {text}", config.url)
+            format!("{name} refused the login (check user, password and virtual host of [bus] url): {text}")
         }
-        _ => format!("{}: {text}", config.url),
+        _ => format!("{name}: {text}"),
     }
 }
 

@@ -1,13 +1,17 @@
-//! One connection to the broker, kept up.
+//! One connection to a broker of the cluster, kept up.
 //!
 //! ```text
 //!            dialled and declared
 //!   Away ──────────────────────────► Up
 //!    ▲ ▲                              │
-//!    │ └── back-off, 100 ms to 5 s ◄──┤ lost: socket, heartbeat, broker shut down
+//!    │ └── the next broker; back-off, ┤ lost: socket, heartbeat, broker shut down
+//!    │     100 ms to 5 s, when all    │
+//!    │     have failed                │
 //!    │                                │
 //!    └──────── stop ──► Closed ◄──────┘ stop
 //! ```
+//!
+//! Which broker is next: [`super::rotation`].
 //!
 //! Owner: the task that [`Link::start`] spawns. Everybody else watches the state. lapin's own recovery stays off: it
 //! resumes consumers without telling them, and a consumer here must know that its deliveries are not its own any more.
@@ -27,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use super::backoff::Backoff;
 use super::config::RabbitConfig;
 use super::dial::dial;
+use super::rotation::Rotation;
 use super::topology::Topology;
 use super::wire::short;
 
@@ -141,48 +146,55 @@ impl Session {
 impl Keeper {
     async fn run(self) {
         let mut backoff = Backoff::new();
+        let mut rotation = Rotation::new(self.config.url.brokers());
         let mut number = 0;
         let stop = self.stop.clone();
         loop {
+            let broker = rotation.broker();
             let attempt = tokio::select! {
                 () = stop.cancelled() => break,
-                attempt = self.connect(number + 1) => attempt,
+                attempt = self.connect(number + 1, broker, rotation.limit()) => attempt,
             };
             let error = match attempt {
                 Ok(session) => {
                     number = session.number;
                     let began = Instant::now();
-                    let Some(error) = self.hold(session).await else { break };
+                    let Some(error) = self.hold(session, broker).await else { break };
                     if began.elapsed() >= HELD {
                         backoff.reset();
+                        rotation.succeeded();
                     }
                     error
                 }
                 Err(error) => error,
             };
-            self.away(error);
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = backoff.wait() => {}
+            let round_is_over = rotation.failed(error);
+            self.away(rotation.errors());
+            if round_is_over {
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    () = backoff.wait() => {}
+                }
             }
         }
         self.state.send_replace(LinkState::Closed);
     }
 
-    async fn connect(&self, number: u64) -> Result<Session, String> {
-        let connection = dial(&self.config, &format!("reeve {}", self.name)).await?;
+    async fn connect(&self, number: u64, broker: usize, limit: Duration) -> Result<Session, String> {
+        let connection = dial(&self.config, broker, &format!("reeve {}", self.name), limit).await?;
         let declared = tokio::time::timeout(self.topology.deadline(), self.topology.declare(&connection)).await;
-        match declared {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(self.config.url.mask(&error.to_string())),
-            Err(_) => return Err(format!("declaring took longer than {:?}", self.topology.deadline())),
-        }
-        Ok(Session { number, connection: Arc::new(connection), since: self.clock.now() })
+        let error = match declared {
+            Ok(Ok(())) => return Ok(Session { number, connection: Arc::new(connection), since: self.clock.now() }),
+            Ok(Err(error)) => self.config.url.mask(&error.to_string()),
+            Err(_) => format!("declaring took longer than {:?}", self.topology.deadline()),
+        };
+        Err(format!("{}: {error}", self.config.url.name(broker)))
     }
 
     /// Keeps the session until it is lost, which gives the reason, or until `stop`, which closes it.
-    async fn hold(&self, session: Session) -> Option<String> {
-        tracing::info!(link = self.name, broker = %self.config.url, "connected to the broker");
+    async fn hold(&self, session: Session, broker: usize) -> Option<String> {
+        let broker = self.config.url.name(broker);
+        tracing::info!(link = self.name, %broker, "connected to the broker");
         let connection = session.connection.clone();
         self.state.send_replace(LinkState::Up(session));
         tokio::select! {
@@ -193,7 +205,7 @@ impl Keeper {
                 let _ = tokio::time::timeout(CLOSE_DEADLINE, closing).await;
                 None
             }
-            error = lost(&connection) => Some(self.config.url.mask(&error)),
+            error = lost(&connection) => Some(format!("{broker}: {}", self.config.url.mask(&error))),
         }
     }
 

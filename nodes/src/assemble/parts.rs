@@ -92,7 +92,7 @@ fn user_agent(node: &NodeId) -> String {
 
 fn rabbit_config(config: &Config, section: &BusSection) -> anyhow::Result<RabbitConfig> {
     let url = section.url.reveal().context("bus.url")?;
-    let url: BrokerUrl = url.expose().parse()?;
+    let url: BrokerUrl = url.expose().parse().context("bus.url")?;
     let intakes = config.cloud.iter().filter_map(|cloud| {
         let notifications = cloud.notifications.as_ref()?;
         Some(IntakeConfig {

@@ -84,7 +84,8 @@ pub(super) fn host_name() -> String {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BusSection {
-    /// `amqps://USER:PASSWORD@HOST:PORT/VHOST` (`%2f` is the vhost `/`), or `amqp://` where the network is trusted.
+    /// `amqps://USER:PASSWORD@HOST:PORT,HOST:PORT/VHOST` (`%2f` is the vhost `/`), or `amqp://` where the network is
+    /// trusted. Up to 16 brokers of one cluster: the first is taken, and the next when one fails.
     /// May be `{ file = "PATH" }` or `{ credential = "NAME" }`. Required.
     pub url: Secret,
     /// A file of PEM certificates of the authority that signed the broker's. Default: the system's authorities.

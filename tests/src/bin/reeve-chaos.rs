@@ -28,16 +28,27 @@ fn main() -> Result<ExitCode> {
             log("info,lapin=off");
             let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
             let outcome = runtime()?.block_on(async {
-                if options.failover {
-                    Box::pin(failover::failover(&options)).await
-                } else if options.rolling {
-                    Box::pin(rolling::rolling(&options)).await
-                } else {
-                    Box::pin(run::chaos(&options)).await
+                tokio::select! {
+                    outcome = played(&options) => outcome,
+                    // Dropped, a run ends all that it has started.
+                    stopped = tokio::signal::ctrl_c() => {
+                        stopped.context("no word of Ctrl-C can be had")?;
+                        anyhow::bail!("stopped by Ctrl-C; what happened so far is in the folder that reeve-chaos made")
+                    }
                 }
             })?;
             told(&outcome, options.json)
         }
+    }
+}
+
+async fn played(options: &Options) -> Result<Outcome> {
+    if options.failover {
+        Box::pin(failover::failover(options)).await
+    } else if options.rolling {
+        Box::pin(rolling::rolling(options)).await
+    } else {
+        Box::pin(run::chaos(options)).await
     }
 }
 

@@ -16,13 +16,15 @@ pub struct Door {
     pub node: NodeId,
     socket: PathBuf,
     client: Mutex<Option<Arc<RpcClient>>>,
+    /// One connects at a time, and the others wait for it.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl Door {
     /// The door of a node that listens on this socket, or will.
     #[must_use]
     pub fn new(node: NodeId, socket: PathBuf) -> Self {
-        Self { node, socket, client: Mutex::new(None) }
+        Self { node, socket, client: Mutex::new(None), turn: tokio::sync::Mutex::new(()) }
     }
 
     /// Another way to the same node.
@@ -72,13 +74,25 @@ impl Door {
     }
 
     async fn connected(&self, patience: Duration) -> Result<Arc<RpcClient>, RpcError> {
-        if let Some(client) = self.client.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            return Ok(Arc::clone(client));
+        if let Some(client) = self.known() {
+            return Ok(client);
         }
-        let connecting = tokio::time::timeout(patience, RpcClient::connect_unix(&self.socket)).await;
-        let client = Arc::new(connecting.map_err(|_| RpcError::TimedOut(patience))??);
-        let mut known = self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Arc::clone(known.get_or_insert(client)))
+        let connecting = async {
+            let _turn = self.turn.lock().await;
+            match self.known() {
+                Some(client) => Ok(client),
+                None => RpcClient::connect_unix(&self.socket).await.map(|client| {
+                    let client = Arc::new(client);
+                    *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&client));
+                    client
+                }),
+            }
+        };
+        tokio::time::timeout(patience, connecting).await.map_err(|_| RpcError::TimedOut(patience))?
+    }
+
+    fn known(&self) -> Option<Arc<RpcClient>> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn forget(&self, ended: &Arc<RpcClient>) {

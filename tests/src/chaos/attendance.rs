@@ -1,8 +1,10 @@
 //! How long VMs are without anybody: some VMs of every shard are asked for again and again, and a gap between two answers
 //! is written down.
+//!
+//! Each VM is asked for by itself, so that one without an answer makes no other look worse than it is.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -13,11 +15,13 @@ use reeve_protocol::VmId;
 use super::asker::Door;
 use super::history::{History, What};
 
-/// One question; a stopped node does not answer at all.
-const PATIENCE: Duration = Duration::from_millis(700);
-/// Between two rounds.
+/// One question at one node; one that is stopped does not answer at all.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// A node that has not answered by then is not waited for alone.
+const HEDGE: Duration = Duration::from_millis(100);
+/// Between two questions for one VM.
 const EVERY: Duration = Duration::from_millis(250);
-/// Shorter gaps than this are those between two questions.
+/// Shorter gaps than this are those between two questions on a busy machine.
 const NOTABLE: Duration = Duration::from_millis(1_000);
 
 /// Asks for ever; drop the future to end it. A VM that is not attended when it ends is told by [`Attendance::close`].
@@ -25,8 +29,7 @@ const NOTABLE: Duration = Duration::from_millis(1_000);
 pub struct Attendance {
     doors: Vec<Arc<Door>>,
     history: History,
-    answered_at: BTreeMap<VmId, Duration>,
-    round: usize,
+    answered_at: Mutex<BTreeMap<VmId, Duration>>,
 }
 
 impl Attendance {
@@ -34,31 +37,28 @@ impl Attendance {
     #[must_use]
     pub fn new(doors: Vec<Arc<Door>>, history: History, vms: impl IntoIterator<Item = VmId>) -> Self {
         let now = SystemClock.elapsed();
-        Self { doors, history, answered_at: vms.into_iter().map(|vm| (vm, now)).collect(), round: 0 }
+        let answered_at = vms.into_iter().map(|vm| (vm, now)).collect();
+        Self { doors, history, answered_at: Mutex::new(answered_at) }
     }
 
-    /// Asks once for each VM, each time at another node first, and at all others if that one says nothing.
-    pub async fn round(&mut self) {
-        self.round += 1;
+    /// Asks, for each VM each time at another node first.
+    pub async fn run(&self) {
+        let vms: Vec<VmId> = self.times().keys().copied().collect();
+        let count = u32::try_from(vms.len()).unwrap_or(u32::MAX).max(1);
         let mut asking: FuturesUnordered<_> =
-            self.answered_at.keys().map(|vm| attended(&self.doors, *vm, self.round)).collect();
-        let mut answered = Vec::new();
-        while let Some((vm, is_attended)) = asking.next().await {
-            if is_attended {
-                answered.push((vm, SystemClock.elapsed()));
-            }
-        }
-        drop(asking);
-        for (vm, now) in answered {
-            let before = self.answered_at.insert(vm, now).unwrap_or(now);
-            self.note(vm, now.saturating_sub(before));
-        }
+            vms.into_iter().zip(0_u32..).map(|(vm, number)| self.follow(vm, EVERY * number / count)).collect();
+        while asking.next().await.is_some() {}
     }
 
-    /// Goes round and round.
-    pub async fn run(&mut self) {
-        loop {
-            self.round().await;
+    async fn follow(&self, vm: VmId, first_after: Duration) {
+        // So that not all are asked for at once.
+        tokio::time::sleep(first_after).await;
+        for turn in 0.. {
+            if attended(&self.doors, vm, turn).await {
+                let now = SystemClock.elapsed();
+                let before = self.times().insert(vm, now).unwrap_or(now);
+                self.note(vm, now.saturating_sub(before));
+            }
             tokio::time::sleep(EVERY).await;
         }
     }
@@ -66,29 +66,35 @@ impl Attendance {
     /// Tells the gaps that are open.
     pub fn close(&self) {
         let now = SystemClock.elapsed();
-        for (vm, answered_at) in &self.answered_at {
+        for (vm, answered_at) in self.times().iter() {
             self.note(*vm, now.saturating_sub(*answered_at));
         }
     }
 
+    fn times(&self) -> std::sync::MutexGuard<'_, BTreeMap<VmId, Duration>> {
+        self.answered_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn note(&self, vm: VmId, gap: Duration) {
-        if gap >= NOTABLE + EVERY {
+        if gap >= NOTABLE {
             self.history.write(What::Unattended { vm, ms: u64::try_from(gap.as_millis()).unwrap_or(u64::MAX) });
         }
     }
 }
 
-async fn attended(doors: &[Arc<Door>], vm: VmId, round: usize) -> (VmId, bool) {
-    let first = round % doors.len();
-    if doors[first].attends(vm, PATIENCE).await {
-        return (vm, true);
-    }
-    let others = doors.iter().enumerate().filter(|(at, _)| *at != first);
-    let mut asking: FuturesUnordered<_> = others.map(|(_, door)| door.attends(vm, PATIENCE)).collect();
+/// Whether any node attends the VM.
+async fn attended(doors: &[Arc<Door>], vm: VmId, turn: usize) -> bool {
+    let first = turn % doors.len();
+    let asked = |at: usize, after: Duration| async move {
+        tokio::time::sleep(after).await;
+        doors[at].attends(vm, PATIENCE).await
+    };
+    let wait = |at: usize| if at == first { Duration::ZERO } else { HEDGE };
+    let mut asking: FuturesUnordered<_> = (0..doors.len()).map(|at| asked(at, wait(at))).collect();
     while let Some(is_attended) = asking.next().await {
         if is_attended {
-            return (vm, true);
+            return true;
         }
     }
-    (vm, false)
+    false
 }

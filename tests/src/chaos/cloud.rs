@@ -71,10 +71,7 @@ impl CloudProcess {
             let page = self.control.audit_after(after).await?;
             let Some(last) = page.last() else { break };
             after = last.seq;
-            // A snapshot that was gone already: the cloud cannot tell whose it was, and nothing was changed.
-            let is_about_a_vm =
-                |entry: &&AuditEntry| entry.call != CallKind::Event && !entry.vm.is_some_and(|vm| vm.uuid().is_nil());
-            for entry in page.iter().filter(is_about_a_vm) {
+            for entry in page.iter().filter(|entry| entry.call != CallKind::Event) {
                 history.write_at(entry.at, What::Call(call(entry, nodes)));
             }
         }

@@ -1,4 +1,6 @@
 //! A vault on a small disk of its own, where one can be mounted, so that it can be full.
+//!
+//! The disk is named after the process of the run. A run that was killed leaves it, and the next one takes it away.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 /// Room for every backup of a run.
 const SIZE: &str = "size=512m,mode=700";
 const FILLER: &str = ".filler";
+const NAME: &str = "reeve-chaos-vault-";
 
 /// A folder for the vault.
 #[derive(Debug)]
@@ -23,8 +26,9 @@ impl Disk {
     /// When the folder cannot be made.
     pub fn make(folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder)?;
+        unmount_orphans();
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", SIZE, "reeve-chaos-vault"]).arg(folder);
+        mount.args(["-t", "tmpfs", "-o", SIZE, &format!("{NAME}{}", std::process::id())]).arg(folder);
         let mounted =
             rustix::process::geteuid().is_root() && mount.output().is_ok_and(|output| output.status.success());
         Ok(Self { folder: folder.to_owned(), mounted })
@@ -46,10 +50,38 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         if self.mounted {
-            // Whatever still reads there keeps what it has; nobody sees the disk any more.
-            let _ = Command::new("umount").arg("--lazy").arg(&self.folder).output();
+            unmount(&self.folder);
         }
     }
+}
+
+/// Whatever still reads there keeps what it has; nobody sees the disk any more.
+fn unmount(folder: &Path) {
+    // It takes up memory until the machine restarts if this fails, and nothing can be done about that here.
+    let _ = Command::new("umount").arg("--lazy").arg(folder).output();
+}
+
+/// Takes away the disks of runs that were killed.
+fn unmount_orphans() {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    for folder in orphans(&mounts, |process| Path::new("/proc").join(process).exists()) {
+        unmount(Path::new(folder));
+    }
+}
+
+/// The folders where disks of processes that do not live are mounted.
+fn orphans(mounts: &str, lives: impl Fn(&str) -> bool) -> Vec<&str> {
+    let mut orphans = Vec::new();
+    for line in mounts.lines() {
+        let mut fields = line.split(' ');
+        let (name, folder) = (fields.next().and_then(|name| name.strip_prefix(NAME)), fields.next());
+        if let (Some(process), Some(folder)) = (name, folder)
+            && !lives(process)
+        {
+            orphans.push(folder);
+        }
+    }
+    orphans
 }
 
 /// Fills the disk of a vault to the last block.
@@ -75,4 +107,17 @@ pub fn free(disk: &Disk) -> Result<()> {
         std::fs::remove_file(&filler).context("cannot free the vault's disk")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_disks_of_runs_that_ended_are_orphans() {
+        let mounts = "/dev/vda / ext4 rw 0 0\nreeve-chaos-vault-7 /tmp/a/vault tmpfs rw 0 0\n\
+            reeve-chaos-vault-8 /tmp/b/vault tmpfs rw 0 0\n";
+        assert_eq!(orphans(mounts, |process| process == "7"), ["/tmp/b/vault"]);
+        assert_eq!(orphans(mounts, |_| true), [""; 0]);
+    }
 }

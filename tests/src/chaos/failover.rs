@@ -16,10 +16,13 @@ use serde_json::json;
 use super::asker::Door;
 use super::member::Member;
 use super::options::Options;
+use super::report::{Goals, TAKE_OVER};
 use super::run::Outcome;
 use super::settings::SHARDS;
 use super::stage::{Keep, Stage};
 
+/// The goal of a drain: no VM is unattended for longer.
+const DRAIN: Duration = Duration::from_millis(250);
 /// Calls under way at one door.
 const PIPELINED: usize = 64;
 const CALL: Duration = Duration::from_secs(2);
@@ -42,6 +45,7 @@ pub async fn failover(options: &Options) -> Result<Outcome> {
     for (vm, _) in stage.note_fleet().await? {
         vms.entry(ShardId::of(vm, SHARDS)).or_default().push(vm);
     }
+    vms.values_mut().for_each(|vms| vms.sort_unstable());
     let (mut failover_ms, mut drain_ms) = (Vec::new(), Vec::new());
     for round in 0..options.rounds {
         balanced(&stage).await?;
@@ -55,17 +59,23 @@ pub async fn failover(options: &Options) -> Result<Outcome> {
         tracing::info!(round, failover_ms = failover_ms.last(), drain_ms = drain_ms.last(), "a round is over");
     }
     let ttl_ms = options.ttl().as_millis();
-    let json = json!({
+    let mut json = json!({
         "seed": options.seed,
         "vms": options.fleet(),
         "ttl_ms": ttl_ms,
         "failover_ms": numbers(&failover_ms),
         "drain_unattended_ms": numbers(&drain_ms),
     });
-    let words = format!(
+    let mut words = format!(
         "{} VMs, TTL {ttl_ms} ms\nfailover: {failover_ms:?} ms\ndrain, longest unattended: {drain_ms:?} ms\n",
         options.fleet()
     );
+    let mut goals = Goals::default();
+    let worst = |all: &[u64]| all.iter().copied().max().unwrap_or(0);
+    goals.at_most("failover_ms", millis(options.ttl() + TAKE_OVER), worst(&failover_ms));
+    goals.at_most("drain_unattended_ms", millis(DRAIN), worst(&drain_ms));
+    goals.add_to(&mut json);
+    words.push_str(&goals.words());
     stage.end(if options.keep { Keep::Yes } else { Keep::No });
     Ok(Outcome { words, json, good: true })
 }
@@ -151,11 +161,16 @@ async fn answered(shard: ShardId, door: Arc<Door>, vms: Vec<VmId>) -> (ShardId, 
     (shard, left)
 }
 
+/// Some VMs of a shard, from the first to the last in the order in which they are loaded.
+fn sampled(vms: &[VmId]) -> impl Iterator<Item = VmId> {
+    let last = vms.len().saturating_sub(1);
+    (0..SAMPLE.min(vms.len())).map(move |number| vms[number * last / (SAMPLE - 1)])
+}
+
 /// Drains a node and gives it shards again; the longest time between two answers for one of its VMs.
 async fn drain(stage: &Stage, drained: &Member, vms: &BTreeMap<ShardId, Vec<VmId>>) -> Result<u64> {
     let shards = stage.ownership.now().of(&drained.id);
-    let sample: Vec<VmId> =
-        shards.iter().filter_map(|shard| vms.get(shard)).flat_map(|vms| vms.iter().take(SAMPLE)).copied().collect();
+    let sample: Vec<VmId> = shards.iter().filter_map(|shard| vms.get(shard)).flat_map(|vms| sampled(vms)).collect();
     let others: Vec<&Arc<Member>> = stage.members.iter().filter(|member| member.id != drained.id).collect();
     let door = &others.first().context("somebody to take over")?.door;
     let watching =

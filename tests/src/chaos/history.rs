@@ -68,8 +68,15 @@ pub enum What {
         /// Which.
         vm: VmId,
     },
-    /// A command is about to be sent, for the first time or again.
+    /// A command is about to be sent, for the first time, or again by somebody who never trusts the first.
     Sent(Sent),
+    /// A command is about to be sent again, with the same id.
+    Resent {
+        /// Which.
+        id: MessageId,
+        /// Why.
+        why: Again,
+    },
     /// An answer came.
     Answered {
         /// To which command.
@@ -190,6 +197,20 @@ pub struct Sent {
     pub body: Value,
 }
 
+/// Why a command is sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Again {
+    /// No answer came for a while.
+    NoAnswer,
+    /// The answer was `unavailable`.
+    Unavailable,
+    /// The VM was not known, which may be so for a moment only.
+    NotFound,
+    /// The connection ended before the broker had confirmed it: it may never have been taken.
+    Unconfirmed,
+}
+
 /// A call that reached the cloud and changes something.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Call {
@@ -302,6 +323,7 @@ mod tests {
         let said = [
             What::Begun { seed: 7, shards: 64, policies: BTreeMap::from([("default".to_owned(), Policy::default())]) },
             What::VmRemoved { vm },
+            What::Resent { id: MessageId::new("c-1").unwrap(), why: Again::NoAnswer },
             What::Call(Call {
                 seq: 1,
                 by: Caller::Node(NodeId::new("n1").unwrap()),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! node ──► proxy ×3 ──► etcd members          cut from etcd alone
-//!      ──► proxy    ──► a broker              cut from RabbitMQ alone
+//!      ──► proxy ×3 ──► brokers, one first    cut from RabbitMQ alone
 //!      ◄── proxy    ◄── its peers             cut from its peers alone
 //!      ──────────────► cloud, vault           never cut: these are the world
 //! ```
@@ -36,7 +36,7 @@ const POLL: Duration = Duration::from_millis(50);
 pub enum Link {
     /// Those to etcd.
     Etcd,
-    /// The one to RabbitMQ.
+    /// Those to RabbitMQ.
     Rabbit,
     /// Those of its peers.
     Peers,
@@ -50,7 +50,7 @@ pub struct Member {
     /// Where it is asked.
     pub door: Arc<Door>,
     etcd: Vec<Proxy>,
-    rabbit: Proxy,
+    rabbit: Vec<Proxy>,
     peers: Proxy,
     _port: Port,
     config: PathBuf,
@@ -65,8 +65,8 @@ pub struct Member {
 pub struct Servers<'a> {
     /// The etcd members.
     pub etcd: Vec<SocketAddr>,
-    /// The broker of this node.
-    pub rabbit: SocketAddr,
+    /// The brokers. Each node prefers another.
+    pub rabbit: Vec<SocketAddr>,
     /// Keystone of the cloud.
     pub auth_url: &'a str,
     /// The folder of certificates.
@@ -90,7 +90,11 @@ impl Member {
         for member in &servers.etcd {
             etcd.push(Proxy::start(*member).await?);
         }
-        let rabbit = Proxy::start(servers.rabbit).await?;
+        let mut rabbit = Vec::new();
+        let preferred = usize::from(number - 1) % servers.rabbit.len();
+        for broker in servers.rabbit.iter().cycle().skip(preferred).take(servers.rabbit.len()) {
+            rabbit.push(Proxy::start(*broker).await?);
+        }
         let peers = Proxy::start(listen).await?;
         let data = folder.join(id.as_str());
         std::fs::create_dir_all(&data)?;
@@ -98,7 +102,10 @@ impl Member {
             id: id.as_str(),
             data: &data,
             etcd: etcd.iter().map(|proxy| format!("http://{}", proxy.address())).collect(),
-            bus: format!("amqp://guest:guest@{}/%2f", rabbit.address()),
+            bus: {
+                let hosts: Vec<String> = rabbit.iter().map(|proxy| proxy.address().to_string()).collect();
+                format!("amqp://guest:guest@{}/%2f", hosts.join(","))
+            },
             listen,
             advertise: peers.address(),
             certificates: servers.certificates,
@@ -214,7 +221,7 @@ impl Member {
     pub fn link(&self, link: Link, mode: Mode) {
         let proxies: Vec<&Proxy> = match link {
             Link::Etcd => self.etcd.iter().collect(),
-            Link::Rabbit => vec![&self.rabbit],
+            Link::Rabbit => self.rabbit.iter().collect(),
             Link::Peers => vec![&self.peers],
         };
         for proxy in proxies {

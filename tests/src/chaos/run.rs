@@ -40,7 +40,7 @@ pub async fn chaos(options: &Options) -> Result<Outcome> {
     let stage = Stage::start(options, options.fleet() - ending).await?;
     stage.all_known(KNOWN).await?;
     let people = People::gather(&stage, ending).await?;
-    let mut attendance = Attendance::new(stage.doors(), stage.history.clone(), people.watched());
+    let attendance = Attendance::new(stage.doors(), stage.history.clone(), people.watched());
     let counter = Counter::default();
     let faults = async {
         let lane = |lane| driver::run(&stage, lane, options.mix(), &counter, options.lasts());
@@ -98,7 +98,8 @@ pub fn judge(history: &Path) -> Result<Outcome> {
 pub fn conclude(stage: Stage, options: &Options) -> Result<Outcome> {
     let entries = stage.history.entries()?;
     let verdict = checker::check(&entries);
-    let report = Report::new(&entries, &verdict);
+    let mut report = Report::new(&entries, &verdict);
+    report.expect_attended(options.ttl());
     let good = verdict.broken.is_empty();
     let mut words = report.words(&verdict);
     if !good || options.keep {

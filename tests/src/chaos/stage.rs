@@ -88,7 +88,7 @@ impl Stage {
         for number in 1..=options.nodes {
             let servers = Servers {
                 etcd: addresses.clone(),
-                rabbit: rabbit.address((number - 1) % rabbit.size()),
+                rabbit: (0..rabbit.size()).map(|broker| rabbit.address(broker)).collect(),
                 auth_url: &auth_url,
                 certificates: &certificates,
                 vault: vault.folder(),

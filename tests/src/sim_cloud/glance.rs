@@ -10,7 +10,6 @@ use futures::StreamExt;
 use reeve_drivers::cloud::sim::{SnapshotView, as_caller};
 use reeve_ports::cloud::SnapshotState;
 use reeve_ports::{Cloud, CloudError};
-use reeve_protocol::VmId;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -123,8 +122,8 @@ async fn list(
         let name = filter.name.as_deref();
         let views = shared.sim.snapshot_views(name);
         // The look is made once for the VM that it concerns, so that it is known of and may meet a fault.
-        let vm = views.first().map_or(VmId::new(Uuid::nil()), |view| view.vm);
-        shared.sim.find_snapshots(vm, name.unwrap_or_default()).await?;
+        let vm = views.first().map(|view| view.vm);
+        shared.sim.look_for_snapshots(vm, name.unwrap_or_default()).await?;
         let mut images: Vec<Value> = views.iter().map(of_snapshot).collect();
         images.extend(shared.uploads.named(name));
         Ok(ok(json!({ "images": images, "first": "/v2/images", "schema": "/v2/schemas/images" })))
@@ -207,9 +206,7 @@ async fn delete(
         if shared.uploads.all().remove(id.as_str()).is_some() {
             return Ok(());
         }
-        // One that never was is looked for all the same, so that the history has the call.
-        let vm = shared.sim.snapshot_view(&id).map_or(VmId::new(Uuid::nil()), |view| view.vm);
-        shared.sim.delete_snapshot(vm, &id).await
+        shared.sim.remove_snapshot(&id).await
     });
     let deleted = deleted.await.map(|()| HttpResponse::NoContent().finish());
     reply::reply(&request, Dialect::Image, deleted)

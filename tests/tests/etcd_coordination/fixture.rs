@@ -186,6 +186,21 @@ impl World {
         own.map(|(shard, (_, epoch))| (*shard, *epoch)).collect()
     }
 
+    /// A client of the same etcd.
+    pub(crate) async fn client(&self) -> etcd_client::Client {
+        self.client_of(self.endpoints.clone()).await
+    }
+
+    pub(crate) async fn client_of(&self, endpoints: Vec<String>) -> etcd_client::Client {
+        etcd_client::Client::connect(endpoints, None).await.unwrap()
+    }
+
+    /// The lease of a node that lives.
+    pub(crate) async fn lease_of(&self, id: &str) -> i64 {
+        let key = format!("/reeve/{}/nodes/{id}", self.name);
+        self.client().await.get(key, None).await.unwrap().kvs()[0].lease()
+    }
+
     fn claimed(&self, node: &NodeId, shard: ShardId, epoch: Epoch) {
         let mut faults = self.faults.lock().unwrap();
         let before = self.epochs.lock().unwrap().insert(shard, epoch);

@@ -3,10 +3,12 @@
 //!
 //! One etcd serves every test that does not harm it; each test has a cluster of its own in it.
 
+mod answers;
 mod fixture;
 mod joining;
 mod outage;
 mod sharing;
+mod threads;
 
 mod live_conformance {
     //! The suite that every coordination runs.

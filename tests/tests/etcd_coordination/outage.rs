@@ -101,7 +101,8 @@ async fn live_what_happened_while_the_watch_was_cut_and_then_forgotten_is_seen_a
     proxy.set(Mode::Refuse);
     b.cluster.drain(&b.id).await.unwrap();
     b.cluster.report(reeve_ports::coordination::Load { vms: 5, outbox: 0 });
-    world.until("b's sign of life", || b.cluster.cluster().members[&b.id].vms == 5).await;
+    let told = || b.cluster.cluster().members.get(&b.id).is_some_and(|member| member.vms == 5);
+    world.until("b's sign of life", told).await;
     etcd.compact().await.unwrap();
     assert_eq!(a.cluster.cluster().members[&b.id].state, "ready");
     proxy.set(Mode::Pass);
@@ -127,4 +128,72 @@ async fn live_a_member_of_etcd_that_hangs_or_dies_is_left_for_another() {
     let patience = tokio::time::timeout(TTL * 10, async { while confirmed(ShardId(1)).await.is_err() {} }).await;
     assert!(patience.is_ok(), "another member answers");
     assert_eq!(a.cluster.cluster().members[&node_id("a")].shards, SHARDS);
+}
+
+#[tokio::test]
+async fn live_a_dead_node_is_replaced_though_its_lease_does_not_end() {
+    let world = World::new().await;
+    let (a, b) = (world.join("a").await, world.join("b").await);
+    world.until_shared(&["a", "b"]).await;
+    // As etcd does once whenever another of its members begins to lead.
+    let lease = world.lease_of("a").await;
+    let client = world.client().await;
+    let extending = tokio::spawn(async move {
+        loop {
+            // Over when the lease is.
+            let Ok(_) = client.lease_client().keep_alive(lease).await else { return };
+            tokio::time::sleep(TTL / 8).await;
+        }
+    });
+    a.die().await;
+    world.until("b owns everything", || world.count("b") == usize::from(SHARDS)).await;
+    assert!(b.cluster.may_act());
+    extending.abort();
+}
+
+#[tokio::test]
+async fn live_a_silent_node_that_lives_may_not_act_when_its_lease_is_ended_for_it() {
+    let world = World::new().await;
+    let (a, b) = (world.join("a").await, world.join("b").await);
+    world.until_shared(&["a", "b"]).await;
+    let lease = world.lease_of("a").await;
+    let client = world.client().await;
+    // The fixture's check of `may_act` has more time to find a fault than the lease alone would give.
+    a.clock.stop(true);
+    let extending = tokio::spawn(async move { while client.lease_client().keep_alive(lease).await.is_ok() {} });
+    world.until("b owns everything", || world.count("b") == usize::from(SHARDS)).await;
+    assert!(!a.cluster.may_act() && b.cluster.may_act());
+    a.clock.stop(false);
+    world.until_shared(&["a", "b"]).await;
+    extending.abort();
+}
+
+#[tokio::test]
+async fn live_nobody_is_taken_for_dead_after_all_were_cut_off() {
+    let proxy = Proxy::start(etcd().await.address(0)).await.unwrap();
+    let mut world = World::on(vec![format!("http://{}", proxy.address())]);
+    world.ttl = TTL;
+    let (a, b) = (world.join("a").await, world.join("b").await);
+    world.until_shared(&["a", "b"]).await;
+    let old = (world.epochs_of("a"), world.epochs_of("b"));
+    let leases = [world.lease_of("a").await, world.lease_of("b").await];
+    let mut extending = tokio::task::JoinSet::new();
+    for lease in leases {
+        let client = world.client_of(etcd().await.endpoints()).await;
+        extending.spawn(async move {
+            loop {
+                client.lease_client().keep_alive(lease).await.unwrap();
+                tokio::time::sleep(TTL / 8).await;
+            }
+        });
+    }
+    proxy.set(Mode::Cut);
+    tokio::time::sleep(TTL * 2).await;
+    assert!(!a.cluster.may_act() && !b.cluster.may_act());
+    proxy.set(Mode::Pass);
+    proxy.reset();
+    world.until("both may act again", || a.cluster.may_act() && b.cluster.may_act()).await;
+    tokio::time::sleep(TTL * 2).await;
+    assert_eq!((world.epochs_of("a"), world.epochs_of("b")), old);
+    world.check();
 }

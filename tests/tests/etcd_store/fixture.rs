@@ -82,9 +82,10 @@ impl Fixture {
         self.store.get(SHARD, vm(n)).await.expect("a record can be read")
     }
 
-    /// Puts a value beside the store's back.
-    pub(crate) async fn put_raw(&self, n: u128, value: &[u8]) {
-        let key = format!("{}vm/{}", self.keys.records(SHARD), vm(n));
+    /// Puts a value beside the store's back, below the prefix of the records.
+    pub(crate) async fn put_raw(&self, shard: ShardId, name: impl AsRef<[u8]>, value: &[u8]) {
+        let prefix = format!("{}vm/", self.keys.records(shard));
+        let key = [prefix.as_bytes(), name.as_ref()].concat();
         self.etcd.clone().put(key, value, None).await.expect("a key can be put");
     }
 }
@@ -118,5 +119,9 @@ impl reeve_ports::conformance::store::StoreFixture for Fixture {
 
     async fn restart(&mut self) {
         self.begin_anew();
+    }
+
+    async fn damage(&self, shard: ShardId, vm: VmId) {
+        self.put_raw(shard, vm.to_string(), &[9, 0, 0, 0, 0, 0, 0, 0, 1, 0, b'x']).await;
     }
 }

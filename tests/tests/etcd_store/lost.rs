@@ -74,7 +74,7 @@ async fn live_nothing_is_written_while_etcd_is_down_and_everything_is_there_afte
     let down = join_all((2..20).map(|n| fixture.commit(epoch, put(n, 0, "down")))).await;
     assert!(down.iter().all(|result| matches!(result, Err(StoreError::Unavailable(_)))), "{down:?}");
     etcd.restart(0).await.unwrap();
-    let records = fixture.store().load(SHARD, None, 100).await.unwrap();
+    let records = fixture.store().load(SHARD, None, 100).await.unwrap().records;
     assert_eq!(records.len(), 1);
     assert_eq!((records[0].generation, &records[0].value[..]), (Generation(1), &b"before"[..]));
     assert_eq!(fixture.commit(epoch, put(1, 1, "after")).await, Ok(()));
@@ -118,7 +118,7 @@ async fn live_writes_go_on_over_a_killed_leader_and_none_is_lost_or_doubled() {
         etcd.restart(leader).await.unwrap();
     };
     let ((), _) = timeout(PATIENCE, async { tokio::join!(faults, writers) }).await.expect("all is written");
-    let records = fixture.store().load(SHARD, None, 100).await.unwrap();
+    let records = fixture.store().load(SHARD, None, 100).await.unwrap().records;
     assert_eq!(records.len(), 50);
     for (n, record) in (0..WRITERS).zip(records) {
         let expected = format!("{n} {}", STEPS - 1);

@@ -16,7 +16,7 @@ async fn live_commits_of_one_moment_share_transactions_and_all_are_written() {
     assert!(results.iter().all(Result::is_ok), "{results:?}");
     let transactions = fixture.store().transactions();
     assert!((5..=10).contains(&transactions), "{transactions} transactions");
-    let records = fixture.store().load(SHARD, None, 1_000).await.unwrap();
+    let records = fixture.store().load(SHARD, None, 1_000).await.unwrap().records;
     assert_eq!(records.len(), 500);
     for (n, record) in (0..500u128).zip(records) {
         assert_eq!((record.vm, record.generation), (vm(n), Generation(1)));
@@ -45,14 +45,16 @@ async fn live_a_shard_of_two_thousand_records_is_loaded_in_pages() {
     assert_eq!(neighbour, Ok(()));
 
     // In one call, which reads several pages, and in calls of a size that fits no page.
-    let all = fixture.store().load(SHARD, None, usize::MAX).await.unwrap();
+    let all = fixture.store().load(SHARD, None, usize::MAX).await.unwrap().records;
     assert_eq!(all.iter().map(|record| record.vm).collect::<Vec<_>>(), (0..2_000).map(vm).collect::<Vec<_>>());
     let (mut after, mut paged) = (None, Vec::new());
     loop {
         let page = fixture.store().load(SHARD, after, 777).await.unwrap();
-        let Some(last) = page.last() else { break };
-        after = Some(last.vm);
-        paged.extend(page);
+        paged.extend(page.records);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
     }
     assert!(paged == all, "{} records in pages, {} at once", paged.len(), all.len());
 }
@@ -66,7 +68,7 @@ async fn live_more_than_a_transaction_holds_is_split() {
     assert!(results.iter().all(Result::is_ok), "{results:?}");
     let transactions = fixture.store().transactions();
     assert!((4..=8).contains(&transactions), "{transactions} transactions for 4 MB");
-    let records = fixture.store().load(SHARD, None, 100).await.unwrap();
+    let records = fixture.store().load(SHARD, None, 100).await.unwrap().records;
     assert!(records.len() == 40 && records.iter().all(|record| record.value == value));
 }
 
@@ -100,25 +102,44 @@ async fn live_a_former_owner_is_fenced_without_an_owner_and_under_the_next() {
     let results = join_all((1..200).map(|n| fixture.commit(old, put(n, u64::from(n == 1), "later")))).await;
     assert!(results.iter().all(|result| *result == fenced), "{results:?}");
     assert_eq!(fixture.commit(Epoch(u64::MAX), put(1, 1, "no epoch at all")).await, fenced);
-    let records = fixture.store().load(SHARD, None, 10).await.unwrap();
+    let records = fixture.store().load(SHARD, None, 10).await.unwrap().records;
     assert_eq!(records.len(), 1);
     assert_eq!(records[0].value, "of the old owner");
     assert_eq!(fixture.commit(new, put(1, 1, "of the new owner")).await, Ok(()));
 }
 
-/// The record of a newer version of Reeve, or of nobody.
+/// A record of a newer version of Reeve, one cut short, and keys that somebody put there by hand.
 #[tokio::test]
-async fn live_what_cannot_be_read_is_neither_changed_nor_taken_for_another() {
+async fn live_what_cannot_be_read_hides_nothing_beside_it() {
     let fixture = Fixture::shared().await;
     let epoch = fixture.claim(SHARD).await;
-    fixture.put_raw(1, &[9, 0, 0, 0, 0, 0, 0, 0, 1, 0, b'x']).await;
-    let newer =
-        |result: &Result<(), StoreError>| matches!(result, Err(StoreError::Damaged(why)) if why.contains("newer"));
-    for write in [put(1, 0, "new"), put(1, 1, "next")] {
-        let result = fixture.commit(epoch, write).await;
-        assert!(newer(&result), "{result:?}");
+    for n in [2, 3, 5, 8] {
+        assert_eq!(fixture.commit(epoch, put(n, 0, format!("record {n}"))).await, Ok(()));
     }
-    assert!(newer(&fixture.store().get(SHARD, vm(1)).await.map(drop)));
-    assert!(newer(&fixture.store().load(SHARD, None, 10).await.map(drop)));
-    assert_eq!(fixture.commit(epoch, put(2, 0, "its neighbour")).await, Ok(()));
+    fixture.put_raw(SHARD, vm(4).to_string(), &[9, 0, 0, 0, 0, 0, 0, 0, 1, 0, b'x']).await;
+    fixture.put_raw(SHARD, vm(6).to_string(), &[1, 0]).await;
+    // Before all records, between two of them, after all, and the id of one that is written in another way.
+    let nobodys = ["#".to_owned(), format!("{}-copy", vm(3)), "note".to_owned(), vm(5).uuid().simple().to_string()];
+    for name in &nobodys {
+        fixture.put_raw(SHARD, name, b"what is this").await;
+    }
+    fixture.put_raw(SHARD, b"\xff\xfe", b"").await;
+    for limit in [1, 2, 3, 4, 100] {
+        let (mut records, mut damaged, mut after) = (Vec::new(), Vec::new(), None);
+        loop {
+            let page = fixture.store().load(SHARD, after, limit).await.unwrap();
+            assert!(page.records.len() + page.damaged.len() <= limit);
+            records.extend(page.records.into_iter().map(|record| record.vm));
+            damaged.extend(page.damaged);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(records, [2, 3, 5, 8].map(vm), "in pages of {limit}");
+        let told: Vec<_> = damaged.iter().map(|record| record.vm).collect();
+        assert_eq!(told, [4, 6].map(vm), "in pages of {limit}");
+        assert!(damaged[0].why.contains("newer") && damaged[1].why.contains("too short"), "{damaged:?}");
+    }
+    assert_eq!(fixture.commit(epoch, put(1, 0, "a neighbour")).await, Ok(()));
 }

@@ -9,6 +9,7 @@ mod intake;
 mod outage;
 mod publishing;
 mod refusal;
+mod several;
 
 mod live_conformance {
     //! The suite that every bus runs.

@@ -25,6 +25,10 @@ struct State {
     /// Those whose clock differs from the others'.
     skewed: BTreeSet<NodeId>,
     drained: BTreeSet<NodeId>,
+    /// Those whose claims are made and not answered.
+    muted: BTreeSet<NodeId>,
+    /// Whose owner dies of the next look at it, and who is to own it then.
+    traps: BTreeMap<ShardId, NodeId>,
 }
 
 /// What the nodes agree on.
@@ -84,6 +88,25 @@ impl Council {
         self.change(|state| if skewed { state.skewed.insert(node.clone()) } else { state.skewed.remove(node) });
     }
 
+    /// Claims of this node are made and not answered, until they are.
+    pub(crate) fn mute(&self, node: &NodeId, muted: bool) {
+        self.change(|state| if muted { state.muted.insert(node.clone()) } else { state.muted.remove(node) });
+    }
+
+    /// The owner of the shard dies when it next asks whether it still is, and from then on this node is to own it.
+    pub(crate) fn trap(&self, shard: ShardId, next: &NodeId) {
+        self.change(|state| state.traps.insert(shard, next.clone()));
+    }
+
+    fn spring(&self, shard: ShardId) {
+        let sprung = self.change(|state| {
+            let next = state.traps.remove(&shard)?;
+            state.wanted[usize::from(shard.0)] = Some(next);
+            Some(())
+        });
+        assert!(sprung.is_none(), "told so: the owner dies");
+    }
+
     pub(crate) fn load(&self, node: &NodeId) -> Load {
         self.state().members[node]
     }
@@ -120,6 +143,7 @@ impl Coordination for Seat {
         }
         let epoch = self.council.epochs.claim(shard).await?;
         self.council.change(|state| state.owners[at] = Some((self.me.clone(), epoch)));
+        self.council.until(|state| !state.muted.contains(&self.me)).await;
         Ok(epoch)
     }
 
@@ -152,6 +176,11 @@ impl Coordination for Seat {
 
     fn may_act(&self) -> bool {
         !self.council.state().lapsed.contains(&self.me)
+    }
+
+    fn holds(&self, shard: ShardId, _epoch: Epoch) -> bool {
+        self.council.spring(shard);
+        self.may_act()
     }
 
     fn report(&self, load: Load) {

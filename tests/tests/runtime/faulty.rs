@@ -1,7 +1,8 @@
 //! The ports of a node that fail when told.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,7 +12,7 @@ use reeve_lifecycle::ProbeVerdict;
 use reeve_lifecycle::policy::ProbeKind;
 use reeve_ports::bus::PastEvent;
 use reeve_ports::coordination::CoordinationError;
-use reeve_ports::store::{Change, Stored, Write};
+use reeve_ports::store::{Change, DamagedRecord, Page, Stored, Write};
 use reeve_ports::{
     Address, Bus, BusError, Consumer, Coordination, DeadLetter, GuestProbe, Message, Queue, RecordStore, StoreError,
 };
@@ -32,6 +33,12 @@ pub(crate) struct FlakyStore {
     pub(crate) fenced: AtomicU32,
     /// How many commits panicked.
     pub(crate) panicked: AtomicU32,
+    /// A shard that is being loaded gets no answer.
+    pub(crate) stalls: AtomicBool,
+    /// Whose records cannot be read.
+    pub(crate) damaged: Mutex<BTreeSet<VmId>>,
+    /// How many records were asked for alone.
+    pub(crate) asked: AtomicU32,
 }
 
 fn take_one(counter: &AtomicU32) -> bool {
@@ -54,7 +61,15 @@ impl FlakyStore {
             lost: AtomicU32::default(),
             fenced: AtomicU32::default(),
             panicked: AtomicU32::default(),
+            stalls: AtomicBool::default(),
+            damaged: Mutex::default(),
+            asked: AtomicU32::default(),
         }
+    }
+
+    fn damage(&self, vm: VmId) -> Option<DamagedRecord> {
+        let is_damaged = self.damaged.lock().unwrap().contains(&vm);
+        is_damaged.then(|| DamagedRecord { vm, why: "told so: it is damaged".to_owned() })
     }
 
     fn check(&self) -> Result<(), StoreError> {
@@ -64,14 +79,24 @@ impl FlakyStore {
 
 #[async_trait]
 impl RecordStore for FlakyStore {
-    async fn load(&self, shard: ShardId, after: Option<VmId>, limit: usize) -> Result<Vec<Stored>, StoreError> {
+    async fn load(&self, shard: ShardId, after: Option<VmId>, limit: usize) -> Result<Page, StoreError> {
         self.check()?;
-        self.inner.load(shard, after, limit).await
+        if self.stalls.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        let mut page = self.inner.load(shard, after, limit).await?;
+        page.damaged.extend(page.records.iter().filter_map(|stored| self.damage(stored.vm)));
+        page.records.retain(|stored| self.damage(stored.vm).is_none());
+        Ok(page)
     }
 
     async fn get(&self, shard: ShardId, vm: VmId) -> Result<Option<Stored>, StoreError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
         self.check()?;
-        self.inner.get(shard, vm).await
+        match self.damage(vm) {
+            Some(damaged) => Err(damaged.into()),
+            None => self.inner.get(shard, vm).await,
+        }
     }
 
     async fn commit(&self, shard: ShardId, epoch: Epoch, write: Write) -> Result<(), StoreError> {

@@ -21,7 +21,7 @@ async fn stored(world: &World) -> BTreeMap<VmId, Stored> {
     let mut all = BTreeMap::new();
     for shard in 0..SHARDS {
         let page = world.store.load(ShardId(shard), None, 1000).await.unwrap();
-        all.extend(page.into_iter().map(|stored| (stored.vm, stored)));
+        all.extend(page.records.into_iter().map(|stored| (stored.vm, stored)));
     }
     all
 }

@@ -31,6 +31,12 @@ const KEY: EffectKey = EffectKey { generation: Generation(7), index: 0 };
 #[derive(Default)]
 pub(crate) struct Term {
     pub(crate) is_over: AtomicBool,
+    /// The right to act has lapsed.
+    pub(crate) is_lapsed: AtomicBool,
+    /// The claim is known to be lost.
+    pub(crate) is_lost: AtomicBool,
+    /// How often it was asked to confirm.
+    pub(crate) confirmed: AtomicU32,
 }
 
 #[async_trait]
@@ -40,7 +46,16 @@ impl Coordination for Term {
     }
 
     async fn confirm(&self, shard: ShardId, _: Epoch) -> Result<(), CoordinationError> {
+        self.confirmed.fetch_add(1, Ordering::SeqCst);
         if self.is_over.load(Ordering::SeqCst) { Err(CoordinationError::NotOwner(shard)) } else { Ok(()) }
+    }
+
+    fn may_act(&self) -> bool {
+        !self.is_lapsed.load(Ordering::SeqCst)
+    }
+
+    fn holds(&self, _: ShardId, _: Epoch) -> bool {
+        self.may_act() && !self.is_lost.load(Ordering::SeqCst)
     }
 }
 
@@ -70,8 +85,8 @@ pub(crate) struct Bench {
     pub(crate) builder: Arc<BadBuilder>,
     pub(crate) term: Arc<Term>,
     pub(crate) vm: VmId,
+    pub(crate) ports: Ports,
     record: VmRecord,
-    ports: Ports,
     ownership: Arc<Ownership>,
     since: u64,
 }

@@ -154,7 +154,7 @@ impl World {
         let clock = Arc::new(TestClock::new());
         let sim = Arc::new(SimCloud::new(Arc::clone(&clock) as Arc<dyn Clock>, sim).unwrap());
         let vault = Arc::new(OpendalVault::in_folder(folder.path().join("vault")).unwrap());
-        Self::over(folder, clock, sim, vault, policies(default)).await
+        Self::over(folder, clock, sim, vault, policies(default), |_| {}).await
     }
 
     async fn over(
@@ -163,11 +163,13 @@ impl World {
         sim: Arc<SimCloud>,
         vault: Arc<OpendalVault>,
         policies: Policies,
+        prepare: impl FnOnce(&FlakyStore),
     ) -> Self {
         let db = EmbeddedDb::open(folder.path().join("reeve.redb")).await.unwrap();
         let bus =
             EmbeddedBus::open(db.clone(), Arc::clone(&clock) as Arc<dyn Clock>, BusLimits::default()).await.unwrap();
         let store = Arc::new(FlakyStore::new(EmbeddedStore::new(db.clone())));
+        prepare(&store);
         let outward = Arc::new(FlakyBus::new(bus.clone()));
         let coordination = Arc::new(FlakyCoordination::new(EmbeddedCoordination::new(db.clone())));
         let probe = Arc::new(FlakyProbe::new(Arc::clone(&sim)));
@@ -278,7 +280,12 @@ impl Stopped {
     }
 
     pub(crate) async fn start(self) -> World {
-        World::over(self.folder, self.clock, self.sim, self.vault, self.policies).await
+        self.start_with(|_| {}).await
+    }
+
+    /// Starts with a store that is told something before.
+    pub(crate) async fn start_with(self, prepare: impl FnOnce(&FlakyStore)) -> World {
+        World::over(self.folder, self.clock, self.sim, self.vault, self.policies, prepare).await
     }
 }
 

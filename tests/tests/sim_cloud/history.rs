@@ -43,6 +43,19 @@ async fn every_change_is_told_with_its_caller_in_the_file_and_over_http() {
 }
 
 #[tokio::test]
+async fn what_is_given_back_is_told_of_the_vm_that_had_it_and_a_snapshot_that_is_gone_of_nobody() {
+    let fixture = Fixture::start().await;
+    let vm = fixture.first();
+    let truth = fixture.sim().ground_truth(vm).unwrap();
+    fixture.driver.release_address(&truth.addresses[0]).await.unwrap();
+    let gone = "5f0c3f0a-9f0e-4e83-8a53-1d6a3c1c1a11";
+    fixture.driver.delete_snapshot(vm, gone).await.unwrap_err();
+    let told = fixture.control.audit_after(0).await.unwrap();
+    let seen: Vec<_> = told.iter().map(|entry| (entry.call, entry.vm, entry.applied)).collect();
+    assert_eq!(seen, [(CallKind::ReleaseAddress, Some(vm), true), (CallKind::DeleteSnapshot, None, false)]);
+}
+
+#[tokio::test]
 async fn a_cloud_in_a_folder_outlives_its_process() {
     let folder = tempfile::tempdir().unwrap();
     let kept = SimCloudOptions { data: Some(folder.path().join("cloud")), ..options() };

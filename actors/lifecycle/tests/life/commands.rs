@@ -1,10 +1,11 @@
 //! Commands: acknowledged once, answered the same again, and refused with a reason.
 
 use reeve_lifecycle::input::{Ignored, VmInput};
-use reeve_lifecycle::record::MAX_ANSWERS;
+use reeve_lifecycle::record::{Health, MAX_ANSWERS, PauseReason};
 use reeve_lifecycle::{Effect, Outcome, Verdict};
 use reeve_protocol::command::{CommandKind, RefusalCode};
 use reeve_protocol::event::Alert;
+use reeve_protocol::observation::VmState;
 
 use crate::common::*;
 
@@ -40,7 +41,7 @@ fn a_command_for_a_vm_that_nobody_knows_is_refused_and_not_remembered() {
     let mut world = World::unseen(policy());
     let Verdict::Denied(Err(refusal)) = told(&mut world, "c", CommandKind::VmStop) else { panic!("accepted") };
     assert_eq!(refusal.code, RefusalCode::NotFound);
-    world.list(facts(reeve_protocol::observation::VmState::Active));
+    world.list(facts(VmState::Active));
     assert!(matches!(told(&mut world, "c", CommandKind::VmStop), Verdict::Accepted(_)));
 }
 
@@ -89,6 +90,25 @@ fn a_vm_is_put_back_to_a_verified_backup_and_to_no_other() {
     assert_eq!(world.effect(), Effect::RestoreInPlace { backup });
     world.done();
     assert_eq!(world.count("backup.restored"), 1);
+}
+
+#[test]
+fn a_vm_that_its_owner_stopped_is_put_back_to_a_backup_and_stays_stopped() {
+    let mut world = World::created(policy());
+    world.ask(user("alice"), CommandKind::VmStop).unwrap();
+    world.done();
+    world.becomes(VmState::Stopped);
+    let backup = world.back_up();
+    world.ask(user("alice"), CommandKind::BackupRestore { backup: None }).unwrap();
+    assert_eq!(world.effect(), Effect::RestoreInPlace { backup });
+    // A cloud builds a VM that is off anew under a task of its own, and leaves it off.
+    world.cloud_does(Some("rebuilding"));
+    world.cloud_does(None);
+    world.done();
+    assert_eq!((world.count("backup.restored"), world.raised(Alert::ActionStuck)), (1, 0));
+    world.pass(days(1));
+    assert_eq!(world.times(|issued| matches!(issued, Effect::Start | Effect::HardReboot)), 0, "nobody starts it");
+    assert_eq!(world.rec.health, Health::Paused { reason: PauseReason::NotRunning }, "nor is it down");
 }
 
 #[test]

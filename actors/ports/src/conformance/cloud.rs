@@ -236,6 +236,14 @@ async fn a_vm_is_restored_in_place(fixture: &dyn CloudFixture) {
     assert_eq!(cloud.last_restore(vm).await, Ok(Some(operation)), "a restore is known by its operation");
     let (_, now) = take_snapshot(fixture, vm, &Disk::Root).await;
     assert!(now == content, "a restored disk holds what it was restored to");
+    until_settled(fixture, vm, VmState::Active).await;
+    cloud.stop(vm).await.expect("a VM is stopped");
+    until_settled(fixture, vm, VmState::Stopped).await;
+    let operation = Uuid::new_v4().to_string();
+    let disks = vec![source(Disk::Root, content)];
+    cloud.restore_in_place(vm, &operation, disks).await.expect("a VM that is off is restored");
+    assert_eq!(cloud.last_restore(vm).await, Ok(Some(operation)));
+    until_settled(fixture, vm, VmState::Stopped).await;
 }
 
 async fn a_launch_is_found_by_its_operation(fixture: &dyn CloudFixture) {

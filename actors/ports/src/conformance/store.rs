@@ -8,7 +8,7 @@ use futures::future::join_all;
 use reeve_protocol::{Epoch, Generation, ShardId, VmId};
 use uuid::Uuid;
 
-use crate::store::{Change, RecordStore, StoreError, Stored, Write};
+use crate::store::{Change, Page, RecordStore, StoreError, Stored, Write};
 
 /// A store under test.
 #[async_trait]
@@ -21,6 +21,9 @@ pub trait StoreFixture: Send + Sync {
 
     /// The node dies and comes back. [`StoreFixture::store`] is the new one's afterwards.
     async fn restart(&mut self);
+
+    /// Puts something beside the store's back where the record of this VM is, or would be, that is no record.
+    async fn damage(&self, shard: ShardId, vm: VmId);
 }
 
 /// Makes one test of each case. First the attribute of the tests, then an expression (it may `await`) that makes a
@@ -43,6 +46,9 @@ macro_rules! store_conformance {
             a_shard_without_an_owner_takes_no_write
             an_epoch_that_was_never_given_out_is_fenced
             a_shard_is_loaded_in_pages_by_id
+            a_page_says_where_the_next_begins
+            a_damaged_record_hides_no_other
+            a_damaged_record_is_neither_read_nor_changed
             shards_do_not_mix
             of_concurrent_writes_of_one_generation_one_wins
             concurrent_writes_have_results_of_their_own
@@ -95,8 +101,14 @@ async fn get(fixture: &impl StoreFixture, n: u128) -> Option<Stored> {
     fixture.store().get(SHARD, vm(n)).await.expect("a record can be read")
 }
 
+async fn page(fixture: &impl StoreFixture, after: Option<VmId>, limit: usize) -> Page {
+    fixture.store().load(SHARD, after, limit).await.expect("a shard can be loaded")
+}
+
 async fn load(fixture: &impl StoreFixture, shard: ShardId, after: Option<VmId>, limit: usize) -> Vec<Stored> {
-    fixture.store().load(shard, after, limit).await.expect("a shard can be loaded")
+    let page = fixture.store().load(shard, after, limit).await.expect("a shard can be loaded");
+    assert_eq!(page.damaged, []);
+    page.records
 }
 
 /// Alone and with its shard.
@@ -225,7 +237,62 @@ pub async fn a_shard_is_loaded_in_pages_by_id(fixture: &mut impl StoreFixture) {
     assert_eq!(load(fixture, SHARD, Some(vm(5)), 2).await, sorted[2..4]);
     assert_eq!(load(fixture, SHARD, Some(vm(6)), 10).await, sorted[2..]);
     assert_eq!(load(fixture, SHARD, Some(vm(u128::MAX)), 10).await, []);
-    assert_eq!(load(fixture, SHARD, None, 0).await, []);
+    assert_eq!(load(fixture, SHARD, None, 0).await, sorted[..1], "a page that holds nothing would lead nowhere");
+}
+
+/// And the last one that there is none, full or not.
+pub async fn a_page_says_where_the_next_begins(fixture: &mut impl StoreFixture) {
+    assert_eq!(page(fixture, None, 2).await, Page::default());
+    let epoch = fixture.claim(SHARD).await;
+    for id in 1..5 {
+        assert_eq!(commit(fixture, epoch, put(id, 0, "v")).await, Ok(()));
+    }
+    assert_eq!(page(fixture, None, 2).await.next, Some(vm(2)));
+    assert_eq!(page(fixture, Some(vm(2)), 2).await.next, None);
+    assert_eq!(page(fixture, Some(vm(2)), 3).await.next, None);
+    assert_eq!(page(fixture, None, usize::MAX).await.next, None);
+}
+
+/// Wherever it is: at a page's begin or end, or alone on one.
+pub async fn a_damaged_record_hides_no_other(fixture: &mut impl StoreFixture) {
+    let epoch = fixture.claim(SHARD).await;
+    for id in 1..8 {
+        assert_eq!(commit(fixture, epoch, put(id, 0, "v")).await, Ok(()));
+    }
+    for id in [1, 4, 5, 9] {
+        fixture.damage(SHARD, vm(id)).await;
+    }
+    for limit in [1, 2, 3, 100] {
+        let (mut records, mut damaged, mut after) = (Vec::new(), Vec::new(), None);
+        loop {
+            let page = page(fixture, after, limit).await;
+            assert!(page.records.len() + page.damaged.len() <= limit, "{page:?}");
+            assert!(page.damaged.iter().all(|record| !record.why.is_empty()), "{page:?}");
+            records.extend(page.records);
+            damaged.extend(page.damaged.into_iter().map(|record| record.vm));
+            assert!(page.next.is_none() || page.next > after, "it comes to an end");
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(records, [2, 3, 6, 7].map(|id| stored(id, 1, "v")), "in pages of {limit}");
+        assert_eq!(damaged, [1, 4, 5, 9].map(vm), "in pages of {limit}");
+    }
+}
+
+/// Nobody knows what is lost with it.
+pub async fn a_damaged_record_is_neither_read_nor_changed(fixture: &mut impl StoreFixture) {
+    let epoch = fixture.claim(SHARD).await;
+    assert_eq!(commit(fixture, epoch, put(1, 0, "one")).await, Ok(()));
+    fixture.damage(SHARD, vm(1)).await;
+    let store = fixture.store();
+    assert!(matches!(store.get(SHARD, vm(1)).await, Err(StoreError::Damaged(_))));
+    for write in [put(1, 0, "new"), put(1, 1, "next"), delete(1, 1)] {
+        let result = commit(fixture, epoch, write).await;
+        assert!(matches!(result, Err(StoreError::Damaged(_))), "{result:?}");
+    }
+    assert_eq!(page(fixture, None, 10).await.damaged.len(), 1, "it is still there");
 }
 
 /// Neither by id nor by epoch.

@@ -11,6 +11,7 @@
 //! side. A crash after a confirm publishes again: the same event has the same id.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use reeve_lifecycle::VmInput;
-use reeve_ports::{Address, Message};
+use reeve_ports::{Address, Clock, Message};
 use reeve_protocol::VmId;
 use reeve_protocol::event::Event;
 use tokio::sync::Notify;
@@ -68,27 +69,42 @@ impl Drop for Batch<'_> {
 
 /// Publishes for ever.
 pub(super) async fn run(shared: Arc<Shared>) {
+    let most = shared.config.runtime.caps.publishing.max(1);
+    let next = || {
+        let (vm, handle) = shared.unpublished.take()?;
+        Some(publish(&shared, Batch { queue: &shared.unpublished, vm, handle: Some(handle) }))
+    };
+    publish_all(shared.clock.as_ref(), most, &shared.unpublished.added, next).await;
+}
+
+/// Begins what there is to publish, this many at a time, and sees to it until it is over; waits after a failure. What
+/// is begun answers whether the bus took it.
+async fn publish_all<P: Future<Output = bool>>(
+    clock: &dyn Clock,
+    most: usize,
+    added: &Notify,
+    mut next: impl FnMut() -> Option<P>,
+) {
     let mut under_way = FuturesUnordered::new();
     let mut failures: u32 = 0;
     loop {
         // While the bus is away, one VM at a time finds out whether it is back.
-        let most = if failures == 0 { shared.config.runtime.caps.publishing.max(1) } else { 1 };
+        let most = if failures == 0 { most } else { 1 };
         while under_way.len() < most
-            && let Some((vm, handle)) = shared.unpublished.take()
+            && let Some(publishing) = next()
         {
-            let batch = Batch { queue: &shared.unpublished, vm, handle: Some(handle) };
-            under_way.push(publish(&shared, batch));
+            under_way.push(publishing);
         }
         let published = tokio::select! {
             published = under_way.next(), if !under_way.is_empty() => published.unwrap_or(true),
-            () = shared.unpublished.added.notified() => continue,
+            () = added.notified() => continue,
         };
         if published {
             failures = 0;
         } else {
             failures = failures.saturating_add(1);
             let wait = (FIRST_WAIT * 2u32.pow(failures.min(10))).min(LAST_WAIT);
-            let mut waited = shared.clock.sleep(wait);
+            let mut waited = clock.sleep(wait);
             // Those under way go on meanwhile: nobody looking at them, each would run into its timeout.
             loop {
                 tokio::select! {
@@ -152,5 +168,93 @@ fn message(shared: &Shared, event: &Event) -> Message {
         kind: Some(cloud_event.kind),
         message_id: Some(cloud_event.id.0),
         ..Message::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use async_trait::async_trait;
+    use reeve_protocol::Timestamp;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// A clock whose sleeps end when told.
+    #[derive(Default)]
+    struct Standing(Notify);
+
+    #[async_trait]
+    impl Clock for Standing {
+        fn now(&self) -> Timestamp {
+            Timestamp::EPOCH
+        }
+
+        fn elapsed(&self) -> Duration {
+            Duration::ZERO
+        }
+
+        async fn sleep(&self, _: Duration) {
+            self.0.notified().await;
+        }
+    }
+
+    /// A bus: what it was asked to take, in this order, and how it answers each.
+    #[derive(Default)]
+    struct FakeBus(RefCell<Vec<(&'static str, oneshot::Sender<bool>)>>);
+
+    impl FakeBus {
+        async fn take(&self, event: &'static str) -> bool {
+            let (answer, answered) = oneshot::channel();
+            self.0.borrow_mut().push((event, answer));
+            answered.await.unwrap()
+        }
+
+        /// The events of one VM in their order, until one is not taken.
+        async fn take_all(&self, events: &[&'static str]) -> bool {
+            for event in events {
+                if !self.take(event).await {
+                    return false;
+                }
+            }
+            true
+        }
+
+        fn asked(&self) -> Vec<&'static str> {
+            self.0.borrow().iter().map(|(event, _)| *event).collect()
+        }
+
+        fn answer(&self, event: &str, taken: bool) {
+            let at = self.asked().iter().position(|asked| *asked == event).unwrap();
+            self.0.borrow_mut().remove(at).1.send(taken).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_under_way_when_one_fails_goes_on_during_the_wait_and_nothing_else_begins() {
+        let (clock, bus, added) = (Standing::default(), FakeBus::default(), Notify::new());
+        let vms: [&[&str]; 4] = [&["a1", "a2"], &["b1", "b2"], &["c1"], &["d1"]];
+        let mut waiting: VecDeque<&[&str]> = vms.into();
+        let next = || Some(bus.take_all(waiting.pop_front()?));
+        let mut publishing = pin!(publish_all(&clock, 3, &added, next));
+        let mut go_on = || assert!(publishing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        go_on();
+        assert_eq!(bus.asked(), ["a1", "b1", "c1"]);
+        bus.answer("a1", false);
+        go_on();
+        // The wait stands still; those under way are seen to all the same.
+        bus.answer("b1", true);
+        bus.answer("c1", true);
+        go_on();
+        assert_eq!(bus.asked(), ["b2"], "the next event of a VM follows as soon as the bus took the one before");
+        bus.answer("b2", true);
+        go_on();
+        assert!(bus.asked().is_empty(), "nothing new is begun before the wait is over");
+        clock.0.notify_one();
+        go_on();
+        assert_eq!(bus.asked(), ["d1"]);
     }
 }

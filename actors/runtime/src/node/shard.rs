@@ -4,18 +4,21 @@
 //! ```text
 //!            wanted            claimed                        all pages
 //! Elsewhere ────────► Claiming ────────► Loading (by pages) ────────────► Open
-//!   ▲ ▲                  ▲ ▲                 │ lost, fenced                │ │ unwanted
-//!   │ └─ another has it ─┘ └─────────────────┴─────────────────────────────┘ ▼
+//!   ▲ ▲                  ▲ ▲                 │ │ lost, fenced              │ │
+//!   │ └─ another has it ─┘ └─────────────────┼─┴───────────────────────────┘ │
+//!   │                                        └─────── unwanted ──────────────┤
 //!   └───── released ◄─ supervisors end ◄─ calls end, for a moment ◄──── Leaving
 //!
-//! a VM:  Loading ─► Live ─ ended ─► Loading (from the store, after a wait) …
-//!           └─ unreadable ─► Parked (said once, listed, never overwritten)
+//! a VM:  Loading ─► Live ─ ended, or not to be started ─► Loading (from the store, after a wait) …
+//!           └─ unreadable, to the store or here ─► Parked (said once, listed, never overwritten)
 //! ```
 //!
-//! What arrives before a record is loaded waits: nothing is taken for a new VM that is in the store.
+//! What arrives before a record is loaded waits: nothing is taken for a new VM that is in the store. An owner that dies
+//! releases what it claimed ([`claim::Claim`]).
 //!
 //! Strategy: one for one. Intensity: `Limit::VM` per VM, from the outside the same as for a supervisor's own children.
 
+mod claim;
 mod load;
 mod tenure;
 mod vms;
@@ -26,10 +29,11 @@ use std::sync::Arc;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use reeve_lifecycle::VmInput;
 use reeve_lifecycle::record::Hold;
-use reeve_ports::store::Stored;
+use reeve_ports::store::{Page, Stored};
 use reeve_protocol::{CloudName, Epoch, ShardId, Timestamp, VmId};
 use tokio::sync::oneshot;
 
+use self::claim::Claim;
 use self::load::owning;
 use self::tenure::Tenure;
 use crate::actor::{ArbiterPool, End, Envelope, InputReply, Intensity, OwnedVm, ToVm, VmHandle, VmOwner};
@@ -89,10 +93,12 @@ pub(crate) enum ToShard {
     Wanted,
     /// Another node owns the shard or is to own it.
     Elsewhere,
-    /// The shard is ours from this epoch on.
-    Claimed(Epoch),
+    /// The shard is ours.
+    Claimed(Claim),
+    /// The node stops: the shard is not claimed, and no claim is on its way any more.
+    Unclaimed,
     /// A page of its records.
-    Page(Epoch, Vec<Stored>),
+    Page(Epoch, Page),
     /// That was the last page.
     Loaded(Epoch),
     /// Another node is to own the shard: hand it over.
@@ -119,14 +125,15 @@ pub(crate) enum ToShard {
     Find { vm: VmId, reply: oneshot::Sender<Option<Found>> },
     /// How many VMs there are.
     Count(oneshot::Sender<usize>),
-    /// The node stops: hand the shard over, whoever is to have it. Answered when it is released.
+    /// The node stops, as [`Shared::stopping`] says already: hand the shard over, whoever is to have it. Answered when it
+    /// is released.
     Halt(oneshot::Sender<()>),
 }
 
 /// A VM of the shard.
 enum Slot {
     Live { vm: OwnedVm, incarnation: u64 },
-    Loading { waiting: Vec<Routed>, _task: Option<Task> },
+    Loading { waiting: Vec<Routed>, _task: Task },
     Parked { reason: String },
 }
 
@@ -157,7 +164,7 @@ pub(super) struct ShardState {
     holds: Vec<(Option<Arc<CloudName>>, Hold)>,
     /// The supervisors were told to end, and the shard is released when they have.
     halting: bool,
-    /// Told when the shard is released because the node stops.
+    /// Told when the shard is released, or turns out not to be claimed, because the node stops.
     stopping: Option<oneshot::Sender<()>>,
     owning: Option<Task>,
     leaving: Option<Task>,
@@ -225,8 +232,9 @@ impl Actor for ShardOwner {
         match message {
             ToShard::Wanted => state.wanted(),
             ToShard::Elsewhere => state.elsewhere(),
-            ToShard::Claimed(epoch) => state.claimed(epoch, &myself),
-            ToShard::Page(epoch, page) => state.page(epoch, page).await,
+            ToShard::Claimed(claim) => state.claimed(claim, &myself),
+            ToShard::Unclaimed => state.unclaimed(),
+            ToShard::Page(epoch, page) => state.page(epoch, page, &myself).await,
             ToShard::Loaded(epoch) => state.opened(epoch, &myself).await,
             ToShard::Unwanted(epoch) => state.unwanted(epoch, &myself),
             ToShard::Lost(epoch) => state.lost(epoch, &myself),

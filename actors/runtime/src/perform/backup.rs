@@ -39,16 +39,14 @@ async fn try_snapshot(attempt: Attempt<'_>, backup: BackupId, disk: &Disk) -> Re
         let found = attempt.cloud.find_snapshots(vm, &name).await.map_err(|error| look_failed(&error))?;
         if let Some(kept) = found.iter().find(|one| matches!(one.state, SnapshotState::Ready { .. })) {
             // More than one: the answer to an earlier attempt was lost.
-            for other in found.iter().filter(|one| one.id != kept.id) {
-                delete_snapshot(attempt, &other.id).await?;
-            }
+            let others: Vec<&str> = found.iter().map(|one| one.id.as_str()).filter(|id| *id != kept.id).collect();
+            delete_snapshots(attempt, &others).await?;
             return Ok(Outcome::Done(Done::Snapshot(Snapshot { disk: disk.clone(), id: kept.id.clone() })));
         }
         let pending = found.iter().any(|one| one.state == SnapshotState::Pending);
         let failed: Vec<(&CloudSnapshot, &str)> = found.iter().filter_map(failure).collect();
-        for (one, _) in &failed {
-            delete_snapshot(attempt, &one.id).await?;
-        }
+        let ids: Vec<&str> = failed.iter().map(|(one, _)| one.id.as_str()).collect();
+        delete_snapshots(attempt, &ids).await?;
         if let Some((_, why)) = failed.first().filter(|_| begun && !pending) {
             return Ok(retryable(format!("the snapshot failed: {why}")));
         }
@@ -67,6 +65,17 @@ fn failure(snapshot: &CloudSnapshot) -> Option<(&CloudSnapshot, &str)> {
         SnapshotState::Failed(why) => Some((snapshot, why)),
         SnapshotState::Pending | SnapshotState::Ready { .. } => None,
     }
+}
+
+/// Removes snapshots. Ownership is confirmed once for all of them, right before the first.
+async fn delete_snapshots(attempt: Attempt<'_>, ids: &[&str]) -> Result<(), Outcome> {
+    if !ids.is_empty() {
+        attempt.confirm().await?;
+    }
+    for id in ids {
+        delete_snapshot(attempt, id).await?;
+    }
+    Ok(())
 }
 
 async fn delete_snapshot(attempt: Attempt<'_>, id: &str) -> Result<(), Outcome> {
@@ -149,9 +158,12 @@ pub(super) async fn verify(attempt: Attempt<'_>, backup: BackupId) -> Outcome {
         Err(error @ (VaultError::NotFound(_) | VaultError::Damaged(_))) => {
             Outcome::Done(Done::Damaged { what: error.to_string() })
         }
-        Err(error @ (VaultError::NotWritable(_) | VaultError::Unavailable(_) | VaultError::Source(_))) => {
-            retryable(error.to_string())
-        }
+        Err(
+            error @ (VaultError::NotWritable(_)
+            | VaultError::Unavailable(_)
+            | VaultError::Unknown(_)
+            | VaultError::Source(_)),
+        ) => retryable(error.to_string()),
     }
 }
 
@@ -170,9 +182,8 @@ async fn try_drop(attempt: Attempt<'_>, backup: BackupId, snapshots: &[Snapshot]
             Err(error) => return Err(look_failed(&error)),
         }
     }
-    for id in &ids {
-        delete_snapshot(attempt, id).await?;
-    }
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    delete_snapshots(attempt, &ids).await?;
     Ok(Outcome::Done(Done::Plain))
 }
 

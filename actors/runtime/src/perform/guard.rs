@@ -3,13 +3,23 @@
 //! ```text
 //! call ─ the term is handed over ─► waits for its own end, which is near
 //!   └─ the right to act has lapsed ─► unavailable: nothing is sent, the attempt is made again
-//!        └─ sent, and counted until it is answered
+//!        └─ sent, and counted ─► answered
+//!                   └─ the right lapses, or the term ends ─► dropped: unknown, the next attempt looks first
 //! ```
+//!
+//! A call is no single request: a disk streams for minutes, and a launch is several requests in a row. So the right is
+//! asked for again whenever the call goes on, not only when it begins: the shard may have a new owner by then, and what
+//! is sent beside it cannot be fenced. Dropping the call ends its stream and keeps its next request from being sent; what
+//! was sent before may have had its effect. A right lapses by the clock and tells nobody, so a call that waits is looked
+//! after at an interval that is shorter than the least margin by which the right ends before the lease does.
 //!
 //! Looks pass. Whoever performs an effect sees nothing but these, so no act goes around them.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,12 +28,16 @@ use reeve_lifecycle::effect::{Disk, Inventory, StoredDisk};
 use reeve_ports::cloud::{CloudSnapshot, DiskSource, HostHealth, LaunchSpec, ListPage};
 use reeve_ports::notifier::{Letter, NotifierError};
 use reeve_ports::vault::{BackupPath, Manifest, Verification};
-use reeve_ports::{Cloud, CloudError, Notifier, Vault, VaultError};
+use reeve_ports::{Clock, Cloud, CloudError, Notifier, Vault, VaultError};
 use reeve_protocol::observation::{Said, VmFacts};
 use reeve_protocol::{BackupId, CloudName, Timestamp, VmId};
 use tokio::sync::watch;
 
 use super::Ownership;
+use super::wait::pause;
+
+/// How often the right to act is looked at while a call waits: below the least margin of a right.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 type Content = BoxStream<'static, std::io::Result<Bytes>>;
 
@@ -68,35 +82,84 @@ impl Drop for Act<'_> {
     }
 }
 
-/// Lets a call through if its owner may act.
-async fn act<T, E>(
-    ownership: &Ownership,
-    lapsed: impl FnOnce(String) -> E,
-    call: impl Future<Output = Result<T, E>>,
-) -> Result<T, E> {
-    let Some(_act) = ownership.acts.begin() else {
-        // The task is about to be ended; any answer would be taken for the outcome of an attempt.
-        return std::future::pending().await;
-    };
-    if !ownership.coordination.holds(ownership.shard, ownership.epoch) {
-        return Err(lapsed("this node's right to act has lapsed".to_owned()));
+/// Why a call did not come to its end.
+enum Barred {
+    /// The right had lapsed before: nothing was sent.
+    Before,
+    /// It lapsed, or the term ended, while the call was under way.
+    During,
+}
+
+impl Barred {
+    /// In the words of the port: its error for what had no effect, and for what may have had one.
+    fn told<E>(&self, unavailable: impl FnOnce(String) -> E, unknown: impl FnOnce(String) -> E) -> E {
+        match self {
+            Self::Before => unavailable("this node's right to act has lapsed".to_owned()),
+            Self::During => unknown("this node's right to act has ended during the call".to_owned()),
+        }
     }
-    call.await
+}
+
+/// Lets calls through while their owner may act.
+#[derive(Clone)]
+pub(super) struct Guard {
+    ownership: Arc<Ownership>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Guard {
+    pub(super) fn new(ownership: &Arc<Ownership>, clock: &Arc<dyn Clock>) -> Self {
+        Self { ownership: Arc::clone(ownership), clock: Arc::clone(clock) }
+    }
+
+    fn holds(&self) -> bool {
+        self.ownership.coordination.holds(self.ownership.shard, self.ownership.epoch)
+    }
+
+    /// Returns when the right is seen to have ended.
+    async fn ended(&self) {
+        while self.holds() {
+            pause(self.clock.as_ref(), LOOK_EVERY).await;
+        }
+    }
+
+    async fn act<T>(&self, call: impl Future<Output = T>) -> Result<T, Barred> {
+        let Some(_act) = self.ownership.acts.begin() else {
+            // The task is about to be ended; any answer would be taken for the outcome of an attempt.
+            return std::future::pending().await;
+        };
+        if !self.holds() {
+            return Err(Barred::Before);
+        }
+        let (mut call, mut ended) = (pin!(call), pin!(self.ended()));
+        // In this order: what an answer wakes up may be about to send the next request.
+        poll_fn(|cx| {
+            if !self.holds() {
+                return Poll::Ready(Err(Barred::During));
+            }
+            if let Poll::Ready(answer) = call.as_mut().poll(cx) {
+                return Poll::Ready(Ok(answer));
+            }
+            ended.as_mut().poll(cx).map(|()| Err(Barred::During))
+        })
+        .await
+    }
 }
 
 /// A cloud.
 pub(super) struct GuardedCloud {
     inner: Arc<dyn Cloud>,
-    ownership: Arc<Ownership>,
+    guard: Guard,
 }
 
 impl GuardedCloud {
-    pub(super) fn new(inner: Arc<dyn Cloud>, ownership: &Arc<Ownership>) -> Self {
-        Self { inner, ownership: Arc::clone(ownership) }
+    pub(super) fn new(inner: Arc<dyn Cloud>, guard: Guard) -> Self {
+        Self { inner, guard }
     }
 
     async fn act<T>(&self, call: impl Future<Output = Result<T, CloudError>>) -> Result<T, CloudError> {
-        act(&self.ownership, CloudError::Unavailable, call).await
+        let answer = self.guard.act(call).await;
+        answer.unwrap_or_else(|barred| Err(barred.told(CloudError::Unavailable, CloudError::Unknown)))
     }
 }
 
@@ -176,16 +239,17 @@ impl Cloud for GuardedCloud {
 /// A vault.
 pub(super) struct GuardedVault {
     inner: Arc<dyn Vault>,
-    ownership: Arc<Ownership>,
+    guard: Guard,
 }
 
 impl GuardedVault {
-    pub(super) fn new(inner: Arc<dyn Vault>, ownership: &Arc<Ownership>) -> Self {
-        Self { inner, ownership: Arc::clone(ownership) }
+    pub(super) fn new(inner: Arc<dyn Vault>, guard: Guard) -> Self {
+        Self { inner, guard }
     }
 
     async fn act<T>(&self, call: impl Future<Output = Result<T, VaultError>>) -> Result<T, VaultError> {
-        act(&self.ownership, VaultError::Unavailable, call).await
+        let answer = self.guard.act(call).await;
+        answer.unwrap_or_else(|barred| Err(barred.told(VaultError::Unavailable, VaultError::Unknown)))
     }
 }
 
@@ -217,18 +281,22 @@ impl Vault for GuardedVault {
 /// The way to people.
 pub(super) struct GuardedNotifier {
     inner: Arc<dyn Notifier>,
-    ownership: Arc<Ownership>,
+    guard: Guard,
 }
 
 impl GuardedNotifier {
-    pub(super) fn new(inner: Arc<dyn Notifier>, ownership: &Arc<Ownership>) -> Self {
-        Self { inner, ownership: Arc::clone(ownership) }
+    pub(super) fn new(inner: Arc<dyn Notifier>, guard: Guard) -> Self {
+        Self { inner, guard }
     }
 }
 
 #[async_trait]
 impl Notifier for GuardedNotifier {
     async fn deliver(&self, letter: &Letter) -> Result<(), NotifierError> {
-        act(&self.ownership, NotifierError::Unavailable, self.inner.deliver(letter)).await
+        let answer = self.guard.act(self.inner.deliver(letter)).await;
+        answer.unwrap_or_else(|barred| Err(barred.told(NotifierError::Unavailable, NotifierError::Unknown)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,17 @@
 //! New VMs out of backups, and old ones put back to them.
 //!
 //! ```text
-//! look for what this operation made ┬ none ─► launch ─► look ┬ running ─► Done
+//! look for what this operation made ┬ none ─► launch ─► look ┬ running, or off after it ran ─► Done
 //!                 ▲                 └ one ──────────────────►┤
 //!                 └─ (the next attempt) ◄─ NotApplied ◄─ remove it ◄─ failed before it ever ran
+//!
+//! look for this operation's restore ┬ none ─► restore ─► look ┬ running, or off ─► Done
+//!                                   └ done ──────────────────►┴ in error ─► NotApplied
 //! ```
+//!
+//! A new VM runs. A restore changes what is on the disks and not whether the VM runs: clouds leave a VM off that was off,
+//! so one that its owner stopped stays stopped. What is off without a task of the cloud is not being worked on: it was
+//! off before, or was stopped since by somebody whose will that is.
 //!
 //! An attempt launches at most once, and the core bounds the attempts, so a cloud that cannot build the VM is asked a
 //! few times and keeps nothing of it. What has run once is never removed here.
@@ -32,8 +39,8 @@ async fn try_launch(attempt: Attempt<'_>, backup: BackupId, name: &str) -> Resul
         Some(made) => made,
         None => make(attempt, backup, name, &operation).await?,
     };
-    match settled(attempt, new_vm).await? {
-        Settled::Running => Ok(Outcome::Done(Done::Launched { new_vm })),
+    match settled(attempt, new_vm, |facts| facts.launched_at.is_some()).await? {
+        Settled::Ready => Ok(Outcome::Done(Done::Launched { new_vm })),
         Settled::Failed(facts) if never_ran(&facts, &operation) => {
             discard(attempt, new_vm).await?;
             Ok(not_applied(format!("the new VM {new_vm} ended in state error and was removed")))
@@ -103,18 +110,19 @@ async fn sources(attempt: Attempt<'_>, backup: BackupId) -> Result<Vec<DiskSourc
 
 /// How a VM is once the cloud has done with it.
 enum Settled {
-    Running,
+    Ready,
     Failed(Box<VmFacts>),
 }
 
-/// Waits until the VM is seen running, or failed.
-async fn settled(attempt: Attempt<'_>, vm: VmId) -> Result<Settled, Outcome> {
+/// Waits until the VM is seen running, or off where that will do, or failed.
+async fn settled(attempt: Attempt<'_>, vm: VmId, may_be_off: fn(&VmFacts) -> bool) -> Result<Settled, Outcome> {
     let patience = Patience::new(attempt.clock(), attempt.timeouts().settle, attempt.timeouts().look_every);
     loop {
         // A VM that is not shown may not be shown yet.
         if let Seen::There(facts) = look(attempt, vm).await? {
             match facts.state {
-                VmState::Active if facts.task.is_none() => return Ok(Settled::Running),
+                VmState::Active if facts.task.is_none() => return Ok(Settled::Ready),
+                VmState::Stopped if facts.task.is_none() && may_be_off(&facts) => return Ok(Settled::Ready),
                 VmState::Error => return Ok(Settled::Failed(facts)),
                 VmState::Building
                 | VmState::Active
@@ -131,7 +139,7 @@ async fn settled(attempt: Attempt<'_>, vm: VmId) -> Result<Settled, Outcome> {
             }
         }
         if !patience.again().await {
-            return Err(unknown(format!("VM {vm} is not seen running")));
+            return Err(unknown(format!("VM {vm} is not seen to be ready")));
         }
     }
 }
@@ -155,8 +163,8 @@ async fn try_restore(attempt: Attempt<'_>, backup: BackupId) -> Result<Outcome, 
         let answer = attempt.cloud.restore_in_place(vm, &operation, disks).await;
         answer.map_err(|error| act_failed(&error))?;
     }
-    match settled(attempt, vm).await? {
-        Settled::Running => Ok(Outcome::Done(Done::Plain)),
+    match settled(attempt, vm, |_| true).await? {
+        Settled::Ready => Ok(Outcome::Done(Done::Plain)),
         Settled::Failed(_) => Ok(not_applied(format!("VM {vm} is in state error"))),
     }
 }

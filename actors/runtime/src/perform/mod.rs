@@ -3,8 +3,8 @@
 //! ```text
 //! look ─ already so ─► Done
 //!   └─ not so ─► confirm the epoch (destructive effects) ─► may act? ─► act ─► look until it is so ─► Done
-//!                     │ not ours                             │ no        │ no answer      └ too long
-//!                     ▼                                      ▼           ▼                     ▼
+//!                     │ not ours                             │ no        │ no answer,     └ too long
+//!                     ▼                                      ▼           ▼ right lapsed        ▼
 //!                 Retryable                              Retryable    Unknown               Unknown
 //! ```
 //!
@@ -33,7 +33,7 @@ use reeve_ports::{Clock, Cloud, CloudError, Coordination, GuestProbe, Notifier, 
 use reeve_protocol::{BackupId, CloudName, Epoch, HostName, ShardId, VmId};
 
 pub use self::guard::Acts;
-use self::guard::{GuardedCloud, GuardedNotifier, GuardedVault};
+use self::guard::{Guard, GuardedCloud, GuardedNotifier, GuardedVault};
 use crate::config::Timeouts;
 
 /// The outward ports of a node.
@@ -136,9 +136,10 @@ pub async fn perform(ports: &Ports, vm: &EffectContext, pending: &PendingEffect)
     let Some(cloud) = ports.cloud.get(&vm.cloud) else {
         return Outcome::Retryable { reason: format!("cloud {} is not configured on this node", vm.cloud) };
     };
-    let cloud = GuardedCloud::new(Arc::clone(cloud), &vm.ownership);
-    let vault = GuardedVault::new(Arc::clone(&ports.vault), &vm.ownership);
-    let notifier = GuardedNotifier::new(Arc::clone(&ports.notifier), &vm.ownership);
+    let guard = Guard::new(&vm.ownership, &ports.clock);
+    let cloud = GuardedCloud::new(Arc::clone(cloud), guard.clone());
+    let vault = GuardedVault::new(Arc::clone(&ports.vault), guard.clone());
+    let notifier = GuardedNotifier::new(Arc::clone(&ports.notifier), guard);
     let attempt = Attempt { ports, cloud: &cloud, vault: &vault, notifier: &notifier, vm, pending };
     let limit = limit(&pending.effect, &ports.timeouts);
     match wait::within(ports.clock.as_ref(), limit, attempt.run()).await {
@@ -266,5 +267,6 @@ fn vault_failed(error: &VaultError) -> Outcome {
     match error {
         VaultError::NotFound(_) | VaultError::NotWritable(_) => not_applied(error.to_string()),
         VaultError::Damaged(_) | VaultError::Unavailable(_) | VaultError::Source(_) => retryable(error.to_string()),
+        VaultError::Unknown(_) => unknown(error.to_string()),
     }
 }

@@ -6,7 +6,7 @@ use reeve_ports::CloudError;
 use reeve_ports::notifier::{Letter, NotifierError};
 use reeve_protocol::VmId;
 
-use super::{Attempt, look_failed, not_applied, retryable};
+use super::{Attempt, look_failed, not_applied, retryable, unknown};
 
 /// Delivers a notice, at least once.
 pub(super) async fn notify(attempt: Attempt<'_>, to: &Audience, notice: &Notice) -> Outcome {
@@ -21,6 +21,7 @@ pub(super) async fn notify(attempt: Attempt<'_>, to: &Audience, notice: &Notice)
         Ok(()) => Outcome::Done(Done::Plain),
         Err(error @ NotifierError::Unavailable(_)) => retryable(error.to_string()),
         Err(error @ NotifierError::Undeliverable(_)) => not_applied(error.to_string()),
+        Err(error @ NotifierError::Unknown(_)) => unknown(error.to_string()),
     }
 }
 

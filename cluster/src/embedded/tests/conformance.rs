@@ -8,10 +8,11 @@ use reeve_ports::conformance::bus::BusFixture;
 use reeve_ports::conformance::coordination::CoordinationFixture;
 use reeve_ports::conformance::store::StoreFixture;
 use reeve_ports::{Bus, Coordination, Message, RecordStore};
-use reeve_protocol::{Epoch, ShardId};
+use reeve_protocol::{Epoch, ShardId, VmId};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
+use super::super::tables::Tables;
 use super::super::{BusLimits, EmbeddedBus, EmbeddedCoordination, EmbeddedDb, EmbeddedStore};
 use super::open_bus;
 
@@ -80,6 +81,15 @@ impl StoreFixture for Fixture {
 
     async fn restart(&mut self) {
         self.end_life().await;
+    }
+
+    async fn damage(&self, shard: ShardId, vm: VmId) {
+        let key = (shard.0, vm.uuid().as_u128());
+        let put_short = move |tables: &mut Tables<'_>| {
+            tables.records.insert(key, [7u8; 3].as_slice())?;
+            Ok(())
+        };
+        self.db.write(put_short).await.unwrap();
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use futures::future::join_all;
 use redb::backends::FileBackend;
 use redb::{Database, StorageBackend};
-use reeve_ports::store::StoreError;
+use reeve_ports::store::{Page, StoreError};
 use reeve_ports::{Address, Bus, BusError, Coordination, Queue, RecordStore, Settlement};
 use reeve_protocol::ShardId;
 use tempfile::TempDir;
@@ -118,12 +118,12 @@ async fn a_full_disk_is_unavailable_until_there_is_room_again() {
         for result in results {
             assert!(matches!(&result, Err(StoreError::Unavailable(_))), "{result:?}");
         }
-        let still = store.load(SHARD, None, 100).await.unwrap();
+        let still = store.load(SHARD, None, 100).await.unwrap().records;
         assert_eq!(still.len(), 1, "what was there is read on a full disk");
         faults.full.store(false, Ordering::SeqCst);
         let again = store.commit(SHARD, epoch, put(0, round + 1, b"after")).await;
         assert_eq!(again, Ok(()), "the writer goes on");
-        assert_eq!(store.load(SHARD, None, 100).await.unwrap().len(), 1, "nothing was written");
+        assert_eq!(store.load(SHARD, None, 100).await.unwrap().records.len(), 1, "nothing was written");
     }
     db.close().await;
     let path = folder.path().join("reeve.redb");
@@ -143,9 +143,13 @@ async fn a_disk_that_takes_no_write_at_all_is_never_reported_as_done() {
         assert!(matches!(&result, Err(StoreError::Unavailable(_) | StoreError::Unknown(_))), "{result:?}");
     }
     faults.write.store(false, Ordering::SeqCst);
-    assert_eq!(store.load(SHARD, None, 100).await, Ok(vec![]), "reading opens the file again, without any write");
+    assert_eq!(
+        store.load(SHARD, None, 100).await,
+        Ok(Page::default()),
+        "reading opens the file again, without any write"
+    );
     assert_eq!(store.commit(SHARD, epoch, put(1, 0, b"record")).await, Ok(()));
-    assert_eq!(store.load(SHARD, None, 100).await.unwrap().len(), 1);
+    assert_eq!(store.load(SHARD, None, 100).await.unwrap().records.len(), 1);
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ async fn concurrent_commits_share_transactions() {
     let transactions = db.transactions() - before;
     // At least 4 groups of up to 512; more, because tokio lets a task queue only about 128 at a time.
     assert!((4..=200).contains(&transactions), "{transactions} transactions");
-    assert_eq!(store.load(SHARD, None, 5000).await.unwrap().len(), 2000);
+    assert_eq!(store.load(SHARD, None, 5000).await.unwrap().records.len(), 2000);
 }
 
 #[tokio::test]
@@ -49,7 +49,7 @@ async fn close_finishes_what_was_begun_and_refuses_what_comes_after() {
     assert!(matches!(store.commit(SHARD, epoch, put(9999, 0, b"late")).await, Err(StoreError::Unavailable(_))));
     assert!(matches!(store.get(SHARD, vm(1)).await, Err(StoreError::Unavailable(_))));
     let again = EmbeddedDb::open(folder.path().join("reeve.redb")).await.unwrap();
-    assert_eq!(EmbeddedStore::new(again).load(SHARD, None, 5000).await.unwrap().len(), written);
+    assert_eq!(EmbeddedStore::new(again).load(SHARD, None, 5000).await.unwrap().records.len(), written);
 }
 
 #[tokio::test(start_paused = true)]

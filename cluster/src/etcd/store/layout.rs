@@ -11,7 +11,7 @@
 
 use bytes::Bytes;
 use etcd_client::{Compare, CompareOp};
-use reeve_ports::store::{StoreError, Stored};
+use reeve_ports::store::{DamagedRecord, Stored};
 use reeve_protocol::{Generation, VmId};
 
 /// The layout above.
@@ -38,8 +38,8 @@ pub(super) fn encode(generation: Generation, record: &[u8]) -> Vec<u8> {
 }
 
 /// The record of a value.
-pub(super) fn decode(vm: VmId, value: Vec<u8>) -> Result<Stored, StoreError> {
-    let damaged = |why: String| StoreError::Damaged(format!("record {vm}: {why}"));
+pub(super) fn decode(vm: VmId, value: Vec<u8>) -> Result<Stored, DamagedRecord> {
+    let damaged = |why: String| DamagedRecord { vm, why };
     match value.first() {
         None => return Err(damaged("an empty value".to_owned())),
         Some(&found) if found > FORMAT => {
@@ -118,8 +118,8 @@ mod tests {
             (compressed, "encoding 9"),
         ];
         for (value, why) in cases {
-            let error = decode(vm(), value).unwrap_err().to_string();
-            assert!(error.contains(why) && error.contains(&vm().to_string()), "{error}");
+            let damaged = decode(vm(), value).unwrap_err();
+            assert!(damaged.why.contains(why) && damaged.vm == vm(), "{damaged:?}");
         }
     }
 }

@@ -133,7 +133,9 @@ impl Writer {
         let start = !std::mem::replace(&mut queue.writing, true);
         drop(queue);
         if start {
-            tokio::spawn(Writing { writer: Arc::clone(self), idle: false }.run());
+            // Not on the caller's runtime: its thread may be busy or end, and the others' writes wait here as well.
+            let writing = Writing { writer: Arc::clone(self), idle: false };
+            self.backend.client.runtime().spawn(writing.run());
         }
         (number, receiver)
     }

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use reeve_cluster::rabbitmq::BrokerUrl;
 use reeve_cluster::rpc::{Credentials, TlsError, TlsFiles};
 
-use super::NO_BROKER_URL;
 use crate::config::cluster::RpcSection;
 use crate::config::pem::{self, PemFile};
 use crate::config::problem::Problem;
@@ -32,9 +31,9 @@ pub(in crate::config) fn look(config: &Config, reader: &Reader<'_>) -> Found {
     let mut look = Look { reader, found: Found::default() };
     if let Some(bus) = &config.bus {
         if let Some(url) = look.secret("bus.url", &bus.url)
-            && url.expose().parse::<BrokerUrl>().is_err()
+            && let Err(error) = url.expose().parse::<BrokerUrl>()
         {
-            look.complain("bus.url", NO_BROKER_URL.to_owned());
+            look.complain("bus.url", error.to_string());
         }
         if let Some(ca) = &bus.ca {
             look.authority("bus.ca", ca);

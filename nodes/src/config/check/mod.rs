@@ -21,8 +21,6 @@ pub(super) use files::{Found, look};
 
 /// The longest path that a socket's address holds, in bytes.
 const MAX_SOCKET_PATH: usize = 107;
-/// What is said of a text that is no URL of a broker: nothing of the text, because it may hold a password.
-const NO_BROKER_URL: &str = "is no broker URL: expected amqps://USER:PASSWORD@HOST:PORT/VHOST";
 /// By how much the default of the quarantine is longer than the longest call: a call is not cut off on the dot.
 const QUARANTINE_MARGIN: Span = Span::from_secs(5);
 /// The shortest wait for the broker's confirmation.
@@ -84,8 +82,8 @@ pub(super) fn completed(mut config: Config, reader: &Reader<'_>) -> Result<Confi
 fn check_bus(bus: &BusSection, complain: &mut impl FnMut(&str, String)) {
     if let Secret::Inline(url) = &bus.url {
         match url.expose().parse::<BrokerUrl>() {
-            Err(_) => complain("bus.url", NO_BROKER_URL.into()),
-            Ok(_) if bus.ca.is_some() && url.expose().starts_with("amqp://") => {
+            Err(error) => complain("bus.url", error.to_string()),
+            Ok(url) if bus.ca.is_some() && !url.is_tls() => {
                 complain(
                     "bus.ca",
                     "is set, but bus.url is amqp://, which has no certificate: expected amqps://".into(),

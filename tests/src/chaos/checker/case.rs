@@ -1,6 +1,6 @@
 //! What a history says of each VM, command and shard.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use reeve_drivers::cloud::sim::CallKind;
@@ -10,15 +10,23 @@ use reeve_protocol::event::CloudEvent;
 use reeve_protocol::{BackupId, Epoch, MessageId, NodeId, ShardId, Timestamp, VmId};
 use serde_json::Value;
 
-use crate::chaos::history::{Call, Caller, Entry, Sent, What};
+use super::clocks::{Clocks, Decided};
+use crate::chaos::history::{Again, Call, Caller, Entry, Sent, What};
 
 /// How far two times that are taken by different processes may disagree: who writes a line may have waited for a core.
 pub(super) const SLACK: Duration = Duration::from_secs(1);
+/// How much later than it happened something of a node that has lost its shard may be seen. Its right to act ends before
+/// anybody can claim the shard, so what it sent was sent before the claim, and what a stopped process had sent is in the
+/// machine's buffers and arrives without it. What is left is the time on the way through a busy machine, against which the
+/// claim itself is heard of later, never earlier. As long again must the watch of claims have been deaf before a call
+/// of a node that just claimed the shard again could be taken for one of a stale owner.
+pub(super) const ON_ITS_WAY: Duration = Duration::from_secs(3);
 
-/// An event, and when it was first heard.
+/// An event, when it was first heard, and when it was decided.
 #[derive(Debug)]
 pub(super) struct Heard<'a> {
     pub(super) at: Timestamp,
+    pub(super) decided: Decided,
     pub(super) event: &'a CloudEvent,
 }
 
@@ -53,9 +61,15 @@ pub(super) struct Asked<'a> {
     pub(super) answers: Vec<(Timestamp, &'a Value)>,
     /// Whether it was told that the VM is not known: an answer, though not for good.
     pub(super) not_found: bool,
+    /// Why it was sent again, if it was.
+    pub(super) again: BTreeSet<Again>,
 }
 
 impl<'a> Asked<'a> {
+    fn new(at: Timestamp, sent: &'a Sent) -> Self {
+        Self { sent, first_at: at, answers: Vec::new(), not_found: false, again: BTreeSet::new() }
+    }
+
     /// After `unavailable` it is sent again; and a VM that is not known may be known later.
     fn take(&mut self, at: Timestamp, answer: &'a Value) {
         match answer["error"]["code"].as_str() {
@@ -112,7 +126,26 @@ impl<'a> Story<'a> {
 
     /// How many events are of this type.
     pub(super) fn count(&self, kind: &str) -> usize {
-        self.told().filter(|heard| heard.event.kind == kind).count()
+        self.of(kind).count()
+    }
+
+    /// The events of this type, in their order.
+    pub(super) fn of<'b>(&'b self, kind: &'b str) -> impl Iterator<Item = &'b Heard<'a>> {
+        self.told().filter(move |heard| heard.event.kind == kind)
+    }
+
+    /// Whether it is gone, by whosever hand.
+    pub(super) fn is_gone(&self) -> bool {
+        let gone = ["reeve.vm.terminated", "reeve.vm.vanished"];
+        self.removed.is_some() || gone.iter().any(|kind| self.count(kind) > 0)
+    }
+
+    fn date(&mut self, clocks: &Clocks) {
+        let mut after = None;
+        for heard in self.events.values_mut() {
+            heard.decided = clocks.decided(heard.event.time, heard.at, after);
+            after = Some(heard.decided.earliest);
+        }
     }
 }
 
@@ -135,8 +168,7 @@ pub(super) struct Case<'a> {
     /// Calls that name no VM.
     pub(super) loose: Vec<Made<'a>>,
     pub(super) unattended_ms: Vec<u64>,
-    /// How far a node's clock was ever ahead.
-    pub(super) most_ahead: Duration,
+    clocks: Clocks,
     pub(super) restless: Vec<&'a str>,
     pub(super) nodes: Vec<(&'a NodeId, u64, u64)>,
     pub(super) last_owner: BTreeMap<ShardId, Option<&'a NodeId>>,
@@ -152,6 +184,7 @@ impl<'a> Case<'a> {
         }
         case.take_launches_home();
         for story in case.vms.values_mut() {
+            story.date(&case.clocks);
             story.calls.sort_by_key(|made| made.call.seq);
         }
         case
@@ -194,6 +227,11 @@ impl<'a> Case<'a> {
         asked.filter(move |asked| asked.sent.kind == kind && !asked.was_refused())
     }
 
+    /// The commands of a type about a VM that were accepted.
+    pub(super) fn accepted<'b>(&'b self, story: &'b Story<'a>, kind: &'b str) -> impl Iterator<Item = &'b Asked<'a>> {
+        self.granted(story, kind).filter(|asked| asked.was_accepted())
+    }
+
     fn vm(&mut self, vm: VmId) -> &mut Story<'a> {
         self.vms.entry(vm).or_default()
     }
@@ -201,6 +239,7 @@ impl<'a> Case<'a> {
     fn take(&mut self, at: Timestamp, what: &'a What) {
         match what {
             What::Begun { shards, policies, .. } => {
+                self.clocks.begin(at);
                 self.shards = *shards;
                 self.policies = policies.iter().map(|(name, policy)| (name.as_str(), policy)).collect();
             }
@@ -215,7 +254,12 @@ impl<'a> Case<'a> {
             What::Sent(sent) => {
                 if !self.commands.contains_key(&sent.id) {
                     self.vm(sent.vm).asked.push(&sent.id);
-                    self.commands.insert(&sent.id, Asked { sent, first_at: at, answers: Vec::new(), not_found: false });
+                    self.commands.insert(&sent.id, Asked::new(at, sent));
+                }
+            }
+            What::Resent { id, why } => {
+                if let Some(asked) = self.commands.get_mut(id) {
+                    asked.again.insert(*why);
                 }
             }
             What::Answered { id, answer } => {
@@ -228,10 +272,7 @@ impl<'a> Case<'a> {
                 None => self.loose.push(Made { at, call }),
             },
             What::Event { event } => self.hear(at, event),
-            What::Stepped { offset_ms, .. } => {
-                let ahead = Duration::from_millis(u64::try_from(*offset_ms).unwrap_or(0));
-                self.most_ahead = self.most_ahead.max(ahead);
-            }
+            What::Stepped { offset_ms, .. } => self.clocks.step(at, *offset_ms),
             What::Owned { shard, node, epoch } => {
                 self.claims.entry(*shard).or_default().push(Claim { at, node, epoch: *epoch });
             }
@@ -254,7 +295,9 @@ impl<'a> Case<'a> {
         let story = self.vm(vm);
         match story.events.get(&event.sequence) {
             None => {
-                story.events.insert(event.sequence, Heard { at, event });
+                // Dated once the events before it are known, which may be heard of later.
+                let decided = Decided { earliest: event.time, latest: event.time };
+                story.events.insert(event.sequence, Heard { at, decided, event });
             }
             Some(known) if is_same(known.event, event) => {}
             Some(_) => story.forged.push(event),

@@ -1,4 +1,4 @@
-//! Rule 6: every command is answered, each time with the same answer, and what was accepted is done, once.
+//! Rule 6: every command is answered, each time with the same answer, and each extension that was accepted is made, once.
 
 use std::collections::BTreeSet;
 
@@ -6,6 +6,7 @@ use reeve_protocol::VmId;
 
 use super::case::{Asked, Case, Story};
 use super::{Judgement, Rule};
+use crate::chaos::history::Again;
 
 pub(super) fn check(case: &Case<'_>, verdict: &mut Judgement) {
     for (id, asked) in &case.commands {
@@ -13,6 +14,10 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Judgement) {
         verdict.commands_sent += 1;
         verdict.commands_answered += u64::from(asked.is_answered());
         verdict.commands_accepted += u64::from(asked.was_accepted());
+        let again = |why: &[Again]| u64::from(why.iter().any(|why| asked.again.contains(why)));
+        verdict.resent += again(&[Again::NoAnswer]);
+        verdict.retried += again(&[Again::Unavailable, Again::NotFound]);
+        verdict.unconfirmed += again(&[Again::Unconfirmed]);
         if case.healed && !asked.is_answered() {
             verdict.lost += 1;
             verdict.broke(Rule::Command, vm, format!("{} {id} of {} has no answer", asked.sent.kind, asked.first_at));
@@ -28,17 +33,12 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Judgement) {
     }
     for (vm, story) in &case.vms {
         extended(case, *vm, story, verdict);
-        for action in ["start", "stop", "reboot"] {
-            acted(case, *vm, story, action, verdict);
-        }
-        backed_up(case, *vm, story, verdict);
-        ended(case, *vm, story, verdict);
     }
 }
 
 /// Each accepted extension is there, once, with the end that was answered.
 fn extended(case: &Case<'_>, vm: VmId, story: &Story<'_>, verdict: &mut Judgement) {
-    let accepted: Vec<&Asked<'_>> = accepted(case, story, "lease.extend").collect();
+    let accepted: Vec<&Asked<'_>> = case.accepted(story, "lease.extend").collect();
     let ends: Vec<&str> = story
         .told()
         .filter(|heard| heard.event.kind == "reeve.lease.extended")
@@ -58,54 +58,14 @@ fn extended(case: &Case<'_>, vm: VmId, story: &Story<'_>, verdict: &mut Judgemen
     }
 }
 
-/// Each accepted action was done, or a human was told that it cannot be; one that the end of the VM overtook needs neither.
-fn acted(case: &Case<'_>, vm: VmId, story: &Story<'_>, action: &str, verdict: &mut Judgement) {
-    let accepted = accepted(case, story, &format!("vm.{action}")).count();
-    let done = story.told().filter(|heard| {
-        let is_done = heard.event.kind == "reeve.action.done" && heard.event.data["action"] == action;
-        is_done || (heard.event.kind == "reeve.alert.raised" && heard.event.data["alert"] == "action_stuck")
-    });
-    let done = done.count() + usize::from(is_over(story));
-    if done < accepted {
-        verdict.broke(Rule::Command, vm, format!("{accepted} times {action} was accepted, {done} times it was done"));
-    }
-}
-
-fn backed_up(case: &Case<'_>, vm: VmId, story: &Story<'_>, verdict: &mut Judgement) {
-    let accepted = accepted(case, story, "backup.run").count();
-    let begun = story
-        .told()
-        .filter(|heard| heard.event.kind == "reeve.backup.started" && heard.event.data["purpose"] == "manual");
-    // One that the end of the lease overtook is served by the final backup.
-    let begun = begun.count() + usize::from(is_over(story));
-    if begun < accepted {
-        verdict.broke(Rule::Command, vm, format!("{accepted} backups were accepted, {begun} were begun"));
-    }
-}
-
-fn ended(case: &Case<'_>, vm: VmId, story: &Story<'_>, verdict: &mut Judgement) {
-    let asked = accepted(case, story, "lease.end").chain(accepted(case, story, "vm.delete")).count();
-    if asked > 0 && !is_over(story) && story.count("reeve.lease.end-cancelled") == 0 {
-        verdict.broke(Rule::Command, vm, "its end was accepted and never came");
-    }
-}
-
-/// Whether its lease has ended or is being ended, or it is gone.
-fn is_over(story: &Story<'_>) -> bool {
-    story.count("reeve.lease.ended") > 0 || story.count("reeve.vm.terminating") > 0 || story.removed.is_some()
-}
-
-fn accepted<'b>(case: &'b Case<'_>, story: &'b Story<'_>, kind: &str) -> impl Iterator<Item = &'b Asked<'b>> {
-    let ids = story.asked.iter().filter_map(|id| case.commands.get(*id));
-    ids.filter(move |asked| asked.sent.kind == kind && asked.was_accepted()).collect::<Vec<_>>().into_iter()
-}
-
 #[cfg(test)]
 mod tests {
+    use reeve_protocol::MessageId;
     use serde_json::{Value, json};
 
     use super::super::Rule;
     use super::super::tale::{Tale, vm};
+    use crate::chaos::history::{Again, What};
 
     fn asked(kind: &str) -> Tale {
         let mut tale = Tale::new();
@@ -170,11 +130,12 @@ mod tests {
     }
 
     #[test]
-    fn an_accepted_action_that_was_never_done_is_found() {
-        for kind in ["vm.reboot", "vm.stop", "backup.run", "lease.end", "vm.delete"] {
-            let mut tale = asked(kind);
-            tale.answered("c1", &json!({"ok": true, "result": {}}));
-            assert_eq!(tale.broken_at_end(), [Rule::Command], "{kind}");
+    fn a_command_is_counted_once_for_each_reason_to_send_it_again() {
+        let mut tale = asked("lease.extend");
+        for why in [Again::NoAnswer, Again::NoAnswer, Again::Unavailable] {
+            tale.say(What::Resent { id: MessageId::new("c1").unwrap(), why });
         }
+        let judgement = tale.judge();
+        assert_eq!((judgement.resent, judgement.retried, judgement.unconfirmed), (1, 1, 0));
     }
 }

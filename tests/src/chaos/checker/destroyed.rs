@@ -42,25 +42,30 @@ fn asked_for(case: &Case<'_>, vm: VmId, story: &Story<'_>, at: Timestamp) -> Res
             on_end != OnEnd::Delete && !commands.any(|asked| asked.sent.body["backup"] == false)
         }
     };
-    if backs_up { backed_up(case, vm, story, at) } else { Ok(()) }
+    if backs_up { backed_up(case, vm, story, terminating.event.sequence, at) } else { Ok(()) }
 }
 
-fn backed_up(case: &Case<'_>, vm: VmId, story: &Story<'_>, at: Timestamp) -> Result<(), String> {
-    let backups = |kind: &'static str| story.told().filter(move |heard| heard.event.kind == kind);
-    let finals: BTreeSet<&str> = backups("reeve.backup.started")
-        .filter(|heard| heard.event.data["purpose"] == "final")
+/// The final backup belongs to the end that destroyed the VM: one of an end that was taken back does not have what was
+/// written since.
+fn backed_up(case: &Case<'_>, vm: VmId, story: &Story<'_>, begun: u64, at: Timestamp) -> Result<(), String> {
+    let finals: BTreeSet<&str> = story
+        .of("reeve.backup.started")
+        .filter(|heard| heard.event.sequence > begun && heard.event.data["purpose"] == "final")
         .filter_map(|heard| heard.event.data["backup"].as_str())
         .collect();
-    // The event's time is that of the node that decided, whose clock may have been ahead.
-    let verified = backups("reeve.backup.verified").find(|heard| {
+    let over = story.of("reeve.vm.terminated").chain(story.of("reeve.lease.ended"));
+    let over = over.map(|heard| heard.event.sequence).filter(|sequence| *sequence > begun).min();
+    // An event is heard of at any time after its decision, so neither its order of arrival nor its arrival tells.
+    let verified = story.of("reeve.backup.verified").find(|heard| {
         heard.event.data["backup"].as_str().is_some_and(|backup| finals.contains(backup))
-            && heard.event.time - case.most_ahead <= at + SLACK
+            && over.is_none_or(|over| heard.event.sequence < over)
+            && heard.decided.earliest <= at + SLACK
     });
     let Some(verified) = verified else {
         return Err(format!("destroyed at {at} before a final backup was verified"));
     };
     let backup = verified.event.data["backup"].as_str().unwrap_or_default();
-    let deleted = backups("reeve.backup.deleted").any(|heard| heard.event.data["backup"] == backup);
+    let deleted = story.of("reeve.backup.deleted").any(|heard| heard.event.data["backup"] == backup);
     if case.healed && !deleted && !story.in_vault.iter().any(|kept| kept.to_string() == backup) {
         return Err(format!("VM {vm} is destroyed, and its final backup {backup} is not in the vault"));
     }
@@ -95,6 +100,44 @@ mod tests {
         let mut tale = Tale::whole_life();
         tale.replace_event(5, "backup.failed", json!({"backup": Tale::BACKUP, "reason": "r"}));
         assert_eq!(tale.broken(), [Rule::Destroyed]);
+    }
+
+    /// Destroyed first and verified later, while some node's clock was off; the event carries this time, in seconds from
+    /// then.
+    fn verified_late(written: i64) -> Vec<Rule> {
+        let mut tale = Tale::new();
+        tale.made(vm(1), "short");
+        tale.owned(vm(1), "n1", 1);
+        tale.stepped("n2", 3_600_000);
+        tale.pass(10);
+        tale.stepped("n2", 0);
+        let ends_at = tale.lease(vm(1), -11, 60);
+        tale.pass(61);
+        tale.event(vm(1), "lease.expired", json!({"ends_at": ends_at, "grace_until": null}));
+        tale.event(vm(1), "vm.terminating", json!({"by": "lease"}));
+        tale.event(vm(1), "backup.started", json!({"backup": Tale::BACKUP, "purpose": "final", "late": false}));
+        tale.pass(5);
+        tale.call(vm(1), "n1", CallKind::DeleteServer, "");
+        tale.pass(5);
+        tale.written_at(written);
+        tale.event(vm(1), "backup.verified", json!({"backup": Tale::BACKUP, "bytes": 5}));
+        tale.broken()
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_does_not_excuse_a_backup_that_was_verified_too_late() {
+        assert_eq!(verified_late(0), [Rule::Destroyed]);
+        assert_eq!(verified_late(3_600), [Rule::Destroyed]);
+        assert_eq!(verified_late(-6), [], "it was heard of late");
+        assert_eq!(verified_late(3_600 - 6), [], "it was heard of late, and its node was an hour ahead");
+    }
+
+    #[test]
+    fn a_backup_of_an_end_that_was_taken_back_does_not_count() {
+        let mut tale = Tale::whole_life();
+        tale.replace_event(3, "lease.held", json!({"reasons": []}));
+        tale.event(vm(1), "vm.terminating", json!({"by": "lease"}));
+        assert!(tale.broken().contains(&Rule::Destroyed));
     }
 
     #[test]

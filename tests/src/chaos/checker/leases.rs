@@ -1,4 +1,6 @@
-//! Rule 2: no lease ends early, none is lost, none grows past the caps of its policy.
+//! Rule 2: no lease ends early, none is lost, none grows past the caps of its policy, each notice is given once.
+//!
+//! Early is what was decided before its time, whenever it was heard of and whatever clock the node had.
 
 use reeve_drivers::cloud::sim::CallKind;
 use reeve_lifecycle::Policy;
@@ -14,6 +16,8 @@ struct Told {
     /// `None` too when an operator moved it in a way that no event tells.
     ends_at: Option<Timestamp>,
     grace_until: Option<Timestamp>,
+    /// The notices since its end was last moved.
+    notices: usize,
     begun: bool,
     ended: bool,
 }
@@ -50,6 +54,9 @@ pub(super) fn policy_name<'a>(story: &Story<'a>, sequence: u64) -> Option<&'a st
 fn hear(case: &Case<'_>, story: &Story<'_>, told: &mut Told, heard: &Heard<'_>) -> Result<(), String> {
     let (event, data) = (heard.event, &heard.event.data);
     let policy = policy_name(story, event.sequence).and_then(|name| case.policy(name));
+    if moves_the_end(&event.kind) {
+        told.notices = 0;
+    }
     match event.kind.as_str() {
         "reeve.lease.created" => {
             let again = told.begun && !told.ended;
@@ -65,10 +72,12 @@ fn hear(case: &Case<'_>, story: &Story<'_>, told: &mut Told, heard: &Heard<'_>) 
             told.ends_at = time(data, "ends_at");
             long_enough(story, told, policy)
         }
+        "reeve.lease.expiring" => noticed(told, policy),
         "reeve.lease.extended" => {
-            told.ends_at = time(data, "ends_at");
+            let before = std::mem::replace(&mut told.ends_at, time(data, "ends_at"));
             told.grace_until = None;
             told.ended = false;
+            one_step(before, told.ends_at, heard, policy)?;
             within_caps(told, data["extensions"].as_u64().unwrap_or(0), policy)
         }
         "reeve.lease.policy-changed" | "reeve.lease.end-cancelled" | "reeve.lease.exempted" => {
@@ -80,14 +89,16 @@ fn hear(case: &Case<'_>, story: &Story<'_>, told: &mut Told, heard: &Heard<'_>) 
             let ends_at = time(data, "ends_at");
             told.grace_until = time(data, "grace_until");
             match ends_at {
-                Some(at) if heard.at + SLACK < at => Err(format!("its lease ended at {}, it ends at {at}", heard.at)),
+                Some(at) if heard.decided.latest + SLACK < at => {
+                    Err(format!("its lease ended at {}, it ends at {at}", heard.decided.latest))
+                }
                 Some(at) if told.ends_at.is_some_and(|known| known != at) => {
                     Err(format!("its lease ended at {at}, the last that was told is {:?}", told.ends_at))
                 }
                 Some(_) | None => Ok(()),
             }
         }
-        "reeve.vm.terminating" if data["by"] == "lease" => not_early(case, story, told, heard.at),
+        "reeve.vm.terminating" if data["by"] == "lease" => not_early(case, story, told, heard),
         "reeve.lease.ended" => {
             let twice = std::mem::replace(&mut told.ended, true);
             if twice { Err("its lease ended twice".to_owned()) } else { Ok(()) }
@@ -106,6 +117,36 @@ fn long_enough(story: &Story<'_>, told: &Told, policy: Option<&Policy>) -> Resul
     Ok(())
 }
 
+/// What moves the end of a lease, or says anew when it is, gives all notices again.
+fn moves_the_end(kind: &str) -> bool {
+    let kinds = ["created", "corrected", "extended", "policy-changed", "end-cancelled", "exempted"];
+    kind.strip_prefix("reeve.lease.").is_some_and(|kind| kinds.contains(&kind))
+}
+
+/// Each entry of `warn_before` is one notice for an end.
+fn noticed(told: &mut Told, policy: Option<&Policy>) -> Result<(), String> {
+    told.notices += 1;
+    match policy.map(|policy| policy.lease.warn_before.len()) {
+        Some(most) if told.notices > most => Err(format!("{} notices of one end, {most} are due", told.notices)),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// An extension gives at most what the policy says, from the end or from now, and takes nothing.
+fn one_step(
+    before: Option<Timestamp>,
+    after: Option<Timestamp>,
+    heard: &Heard<'_>,
+    policy: Option<&Policy>,
+) -> Result<(), String> {
+    let (Some(before), Some(after), Some(policy)) = (before, after, policy) else { return Ok(()) };
+    let most = before.max(heard.decided.latest) + policy.lease.extension;
+    if after < before || after > most + SLACK {
+        return Err(format!("an extension moved its end from {before} to {after}, at most {most} is allowed"));
+    }
+    Ok(())
+}
+
 fn within_caps(told: &Told, extensions: u64, policy: Option<&Policy>) -> Result<(), String> {
     let Some(policy) = policy else { return Ok(()) };
     if extensions > u64::from(policy.lease.max_extensions) {
@@ -120,13 +161,14 @@ fn within_caps(told: &Told, extensions: u64, policy: Option<&Policy>) -> Result<
 }
 
 /// The end by lease begins, and destroys, only when the lease is over or its owner said so.
-fn not_early(case: &Case<'_>, story: &Story<'_>, told: &Told, heard_at: Timestamp) -> Result<(), String> {
+fn not_early(case: &Case<'_>, story: &Story<'_>, told: &Told, heard: &Heard<'_>) -> Result<(), String> {
     let Some(due) = told.due() else { return Ok(()) };
-    if case.granted(story, "lease.end").any(|asked| asked.first_at <= heard_at) {
+    let begun = heard.decided.latest;
+    if case.granted(story, "lease.end").any(|asked| asked.first_at <= begun + SLACK) {
         return Ok(());
     }
     let destroyed = story.calls.iter().find(|made| made.is_done(CallKind::DeleteServer)).map(|made| made.at);
-    let first = destroyed.map_or(heard_at, |at| at.min(heard_at));
+    let first = destroyed.map_or(begun, |at| at.min(begun));
     if first + SLACK < due {
         return Err(format!("its end began at {first} or before, its lease is due at {due}"));
     }
@@ -182,6 +224,55 @@ mod tests {
         tale.stepped("n1", 3_600_000);
         tale.pass(10);
         tale.event(vm(1), "lease.expired", json!({"ends_at": ends_at, "grace_until": null}));
+        assert_eq!(tale.broken(), [Rule::Lease]);
+    }
+
+    #[test]
+    fn an_early_end_that_was_heard_of_late_is_found() {
+        for (written, expected) in [(-20, vec![Rule::Lease]), (3_600 - 20, vec![Rule::Lease]), (-5, vec![])] {
+            let mut tale = Tale::new();
+            tale.made(vm(1), "short");
+            let ends_at = tale.lease(vm(1), 0, 60);
+            tale.stepped("n1", 3_600_000);
+            tale.pass(70);
+            tale.written_at(written);
+            tale.event(vm(1), "lease.expired", json!({"ends_at": ends_at, "grace_until": null}));
+            assert_eq!(tale.broken(), expected, "{written}");
+            let mut tale = Tale::new();
+            tale.made(vm(1), "short");
+            tale.lease(vm(1), 0, 60);
+            tale.stepped("n1", 3_600_000);
+            tale.pass(70);
+            tale.written_at(written);
+            tale.event(vm(1), "vm.terminating", json!({"by": "lease"}));
+            assert_eq!(tale.broken(), expected, "{written}");
+        }
+    }
+
+    #[test]
+    fn an_extension_that_gives_too_much_or_takes_is_found() {
+        for (seconds, expected) in [(80, vec![]), (90, vec![Rule::Lease]), (50, vec![Rule::Lease])] {
+            let mut tale = Tale::new();
+            tale.made(vm(1), "short");
+            tale.lease(vm(1), 0, 60);
+            let ends_at = tale.time(seconds);
+            tale.event(vm(1), "lease.extended", json!({"by": "u", "ends_at": ends_at, "extensions": 1}));
+            assert_eq!(tale.broken(), expected, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn a_notice_too_many_is_found_and_an_extension_allows_another() {
+        let mut tale = Tale::new();
+        tale.policy("short", |policy| policy.lease.warn_before = vec![reeve_protocol::Span::from_secs(8)]);
+        tale.made(vm(1), "short");
+        let ends_at = tale.lease(vm(1), 0, 60);
+        tale.event(vm(1), "lease.expiring", json!({"ends_at": ends_at}));
+        let later = tale.time(75);
+        tale.event(vm(1), "lease.extended", json!({"by": "u", "ends_at": later, "extensions": 1}));
+        tale.event(vm(1), "lease.expiring", json!({"ends_at": later}));
+        assert_eq!(tale.broken(), []);
+        tale.event(vm(1), "lease.expiring", json!({"ends_at": later}));
         assert_eq!(tale.broken(), [Rule::Lease]);
     }
 

@@ -5,12 +5,14 @@
 //! ```
 //!
 //! A rule judges by what can be proven from the outside: times are those of the machine's clock, never those of a node
-//! whose clock may have been stepped. Where a node's own word is all there is, every clock that any node had counts.
+//! whose clock may have been stepped. Where a node's own word is all there is, it is set right by the steps of the clocks.
 
 mod alerts;
 mod case;
+mod clocks;
 mod commands;
 mod destroyed;
+mod effects;
 mod end;
 mod events;
 mod hands_off;
@@ -87,6 +89,12 @@ pub struct Judgement {
     pub commands_answered: u64,
     /// Those that were accepted.
     pub commands_accepted: u64,
+    /// Those that were sent a second time because no answer came.
+    pub resent: u64,
+    /// Those that were sent again because the answer said that later it may be granted.
+    pub retried: u64,
+    /// Those that were sent again because the broker had not confirmed them.
+    pub unconfirmed: u64,
     /// How many times a shard went from one node to another.
     pub handovers: u64,
     /// The longest that no node answered for a VM.
@@ -114,6 +122,7 @@ pub fn check(entries: &[Entry]) -> Judgement {
     repairs::check(&case, &mut verdict);
     alerts::check(&case, &mut verdict);
     commands::check(&case, &mut verdict);
+    effects::check(&case, &mut verdict);
     hands_off::check(&case, &mut verdict);
     end::check(&case, &mut verdict);
     verdict

@@ -26,6 +26,8 @@ pub(super) fn vm(number: u128) -> VmId {
 pub(super) struct Tale {
     entries: Vec<Entry>,
     now: Timestamp,
+    /// By how much the time that a node writes into its next event is off.
+    off_ms: i64,
     sequences: BTreeMap<VmId, u64>,
     calls: u64,
 }
@@ -43,7 +45,7 @@ impl Tale {
         policy.lease.max_total = Span::from_secs(600);
         let policies = BTreeMap::from([("short".to_owned(), policy)]);
         let now = Timestamp::from_millis(START_MS);
-        let mut tale = Self { entries: Vec::new(), now, sequences: BTreeMap::new(), calls: 0 };
+        let mut tale = Self { entries: Vec::new(), now, off_ms: 0, sequences: BTreeMap::new(), calls: 0 };
         tale.say(What::Begun { seed: 1, shards: Self::SHARDS, policies });
         tale
     }
@@ -82,6 +84,11 @@ impl Tale {
         Timestamp::from_millis(self.now.as_millis() + seconds * 1_000).to_string()
     }
 
+    /// The next event carries a time this many seconds from when it is heard.
+    pub(super) fn written_at(&mut self, seconds: i64) {
+        self.off_ms = seconds * 1_000;
+    }
+
     pub(super) fn made(&mut self, vm: VmId, policy: &str) {
         self.say(What::VmMade { vm, policy: policy.to_owned(), user: "u".to_owned() });
     }
@@ -117,7 +124,7 @@ impl Tale {
             source: "/reeve/test/n1".to_owned(),
             kind: format!("reeve.{kind}"),
             subject: format!("vm/{vm}"),
-            time: self.now,
+            time: Timestamp::from_millis(self.now.as_millis() + std::mem::take(&mut self.off_ms)),
             sequence,
             datacontenttype: "application/json".to_owned(),
             data,

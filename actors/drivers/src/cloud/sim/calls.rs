@@ -90,12 +90,7 @@ impl Cloud for SimCloud {
     }
 
     async fn find_snapshots(&self, vm: VmId, name: &str) -> Result<Vec<CloudSnapshot>, CloudError> {
-        self.call(call(CallKind::FindSnapshots, Some(vm), name), |world, now, _| {
-            let found = world.snapshots().filter(|snapshot| snapshot.vm == vm && snapshot.name == name);
-            let found = found.map(|snapshot| CloudSnapshot { id: snapshot.id.clone(), state: state_of(snapshot, now) });
-            Ok(Done::looked(found.collect()))
-        })
-        .await
+        self.look_for_snapshots(Some(vm), name).await
     }
 
     async fn read_snapshot(
@@ -124,12 +119,7 @@ impl Cloud for SimCloud {
     }
 
     async fn delete_snapshot(&self, vm: VmId, id: &str) -> Result<(), CloudError> {
-        self.call(call(CallKind::DeleteSnapshot, Some(vm), id), |world, _, _| {
-            find_snapshot(world, vm, id)?;
-            world.remove_snapshot(id);
-            Ok(Done::changed(()))
-        })
-        .await
+        self.remove_snapshot_of(Some(vm), id).await
     }
 
     async fn delete_server(&self, vm: VmId) -> Result<(), CloudError> {
@@ -137,25 +127,26 @@ impl Cloud for SimCloud {
     }
 
     async fn volume_exists(&self, volume: &str) -> Result<bool, CloudError> {
-        self.call(call(CallKind::VolumeExists, None, volume), |world, now, _| {
+        self.call(call(CallKind::VolumeExists, self.holder_of_volume(volume), volume), |world, now, _| {
             Ok(Done::looked(world.volume(volume, now).is_some()))
         })
         .await
     }
 
     async fn delete_volume(&self, volume: &str) -> Result<(), CloudError> {
-        self.call(call(CallKind::DeleteVolume, None, volume), |world, now, _| delete_volume(world, volume, now)).await
+        let vm = self.holder_of_volume(volume);
+        self.call(call(CallKind::DeleteVolume, vm, volume), |world, now, _| delete_volume(world, volume, now)).await
     }
 
     async fn address_held(&self, address: &str) -> Result<bool, CloudError> {
-        self.call(call(CallKind::AddressHeld, None, address), |world, _, _| {
+        self.call(call(CallKind::AddressHeld, self.holder_of_address(address), address), |world, _, _| {
             Ok(Done::looked(world.address(address).is_some_and(|address| address.held_for.is_some())))
         })
         .await
     }
 
     async fn release_address(&self, address: &str) -> Result<(), CloudError> {
-        self.call(call(CallKind::ReleaseAddress, None, address), |world, _, _| {
+        self.call(call(CallKind::ReleaseAddress, self.holder_of_address(address), address), |world, _, _| {
             if world.address(address).is_none_or(|address| address.held_for.is_none()) {
                 return Err(CloudError::NotFound(format!("address {address}")));
             }
@@ -203,6 +194,53 @@ impl Cloud for SimCloud {
 }
 
 impl SimCloud {
+    /// Looks for snapshots of a VM, or of nobody: a provider is asked by name alone, and then there may be none.
+    ///
+    /// # Errors
+    /// As [`Cloud::find_snapshots`].
+    pub async fn look_for_snapshots(&self, vm: Option<VmId>, name: &str) -> Result<Vec<CloudSnapshot>, CloudError> {
+        self.call(call(CallKind::FindSnapshots, vm, name), |world, now, _| {
+            let found = world.snapshots().filter(|snapshot| Some(snapshot.vm) == vm && snapshot.name == name);
+            let found = found.map(|snapshot| CloudSnapshot { id: snapshot.id.clone(), state: state_of(snapshot, now) });
+            Ok(Done::looked(found.collect()))
+        })
+        .await
+    }
+
+    /// Removes a snapshot by its id alone, as a provider does. One that is gone is nobody's, and the audit has the call.
+    ///
+    /// # Errors
+    /// As [`Cloud::delete_snapshot`].
+    pub async fn remove_snapshot(&self, id: &str) -> Result<(), CloudError> {
+        let vm = self.snapshot_view(id).map(|view| view.vm);
+        self.remove_snapshot_of(vm, id).await
+    }
+
+    async fn remove_snapshot_of(&self, vm: Option<VmId>, id: &str) -> Result<(), CloudError> {
+        self.call(call(CallKind::DeleteSnapshot, vm, id), |world, _, _| {
+            let vm = vm.ok_or_else(|| CloudError::NotFound(format!("snapshot {id}")))?;
+            find_snapshot(world, vm, id)?;
+            world.remove_snapshot(id);
+            Ok(Done::changed(()))
+        })
+        .await
+    }
+
+    /// The VM that has the volume, or had it when it went.
+    fn holder_of_volume(&self, volume: &str) -> Option<VmId> {
+        let inner = self.lock();
+        inner.world.vms().find(|vm| vm.volumes.iter().any(|held| held == volume)).map(|vm| vm.id)
+    }
+
+    /// The VM for which the address is held, or was. One that waits for a port is nobody's yet.
+    fn holder_of_address(&self, address: &str) -> Option<VmId> {
+        let inner = self.lock();
+        let world = &inner.world;
+        let held_for = world.address(address).and_then(|address| address.held_for).and_then(|vm| world.vm(vm));
+        let held = held_for.or_else(|| world.vms().find(|vm| vm.addresses.iter().any(|held| held == address)));
+        held.map(|vm| vm.id)
+    }
+
     /// Makes a VM, with addresses that wait for these ports besides the new ones that it asks for.
     pub(super) async fn launch_with(&self, spec: LaunchSpec, ports: Vec<VmId>) -> Result<VmId, CloudError> {
         let operation = spec.metadata.get(OPERATION_KEY).cloned().unwrap_or_default();

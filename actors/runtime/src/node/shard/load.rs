@@ -15,7 +15,7 @@ use reeve_protocol::observation::VmState;
 use reeve_protocol::{Epoch, ShardId, VmId, codec};
 
 use super::tenure::{ACTS_END, COMMITS_END};
-use super::{Routed, ToShard};
+use super::{Claim, Routed, ToShard, claim};
 use crate::actor::{InputReply, ShardTerm};
 use crate::node::router::Standing;
 use crate::perform::wait::{pause, within};
@@ -47,15 +47,24 @@ pub(super) fn decode(stored: &Stored) -> Result<VmRecord, String> {
 
 /// Owns the shard, from the wait to be wanted to its end.
 pub(super) async fn owning(shared: Arc<Shared>, shard: ShardId, owner: ActorRef<ToShard>) {
-    let Some(epoch) = claimed(&shared, shard, &owner).await else { return };
-    if owner.send_message(ToShard::Claimed(epoch)).is_err() {
+    let Some(claim) = claimed(&shared, shard, &owner).await else {
+        // An owner that has ended waits for nothing.
+        let _ = owner.send_message(ToShard::Unclaimed);
+        return;
+    };
+    let epoch = claim.epoch();
+    if owner.send_message(ToShard::Claimed(claim)).is_err() {
         return;
     }
     let coordination = Arc::clone(&shared.coordination);
     let mut lost = coordination.until_lost(shard, epoch);
     let serving = Box::pin(async {
-        load(&shared, shard, epoch, &owner).await;
-        shared.coordination.until_unwanted(shard).await;
+        let loading = std::pin::pin!(load(&shared, shard, epoch, &owner));
+        // At any time: a store that is away keeps the shard from opening, and nobody else from having it.
+        match select(shared.coordination.until_unwanted(shard), loading).await {
+            Either::Left(((), _)) => {}
+            Either::Right(((), unwanted)) => unwanted.await,
+        }
     });
     match select(lost, serving).await {
         Either::Left(((), _)) => {}
@@ -71,8 +80,9 @@ pub(super) async fn owning(shared: Arc<Shared>, shard: ShardId, owner: ActorRef<
     let _ = owner.send_message(ToShard::Lost(epoch));
 }
 
-/// Claims the shard when it is wanted, as long as it takes; tells the owner where it is meanwhile.
-async fn claimed(shared: &Shared, shard: ShardId, owner: &ActorRef<ToShard>) -> Option<Epoch> {
+/// Claims the shard when it is wanted, as long as it takes; tells the owner where it is meanwhile. Nothing when the node
+/// stops, or the owner has ended.
+async fn claimed(shared: &Arc<Shared>, shard: ShardId, owner: &ActorRef<ToShard>) -> Option<Claim> {
     let mut told = None;
     let mut tell = |standing: Standing| {
         if told.replace(standing) == Some(standing) {
@@ -86,11 +96,15 @@ async fn claimed(shared: &Shared, shard: ShardId, owner: &ActorRef<ToShard>) -> 
         let mut wanted = shared.coordination.until_wanted(shard);
         if futures::poll!(&mut wanted).is_pending() {
             tell(Standing::Elsewhere)?;
-            wanted.await;
+            unless_stopping(shared, wanted).await?;
             tries = 0;
         }
+        if shared.stopping.has_begun() {
+            return None;
+        }
+        // Awaited even when the node stops meanwhile: who made a claim has to give it up.
         match shared.coordination.claim(shard).await {
-            Ok(epoch) => return Some(epoch),
+            Ok(epoch) => return Some(Claim::new(shared, shard, epoch)),
             Err(error @ CoordinationError::NotOwner(_)) => {
                 tracing::debug!(%shard, %error, "the shard is not claimed; it is asked for again");
                 tell(Standing::Elsewhere)?;
@@ -106,7 +120,16 @@ async fn claimed(shared: &Shared, shard: ShardId, owner: &ActorRef<ToShard>) -> 
         }
         tries = tries.saturating_add(1);
         // A predecessor that hands over does so within a moment.
-        shared.clock.sleep(if tries <= SOON_TRIES { CLAIM_SOON } else { CLAIM_LATER }).await;
+        let wait = if tries <= SOON_TRIES { CLAIM_SOON } else { CLAIM_LATER };
+        unless_stopping(shared, shared.clock.sleep(wait)).await?;
+    }
+}
+
+/// What comes of it, or nothing when the node stops before.
+async fn unless_stopping<F: Future + Unpin>(shared: &Shared, future: F) -> Option<F::Output> {
+    match select(std::pin::pin!(shared.stopping.begun()), future).await {
+        Either::Left(((), _)) => None,
+        Either::Right((output, _)) => Some(output),
     }
 }
 
@@ -118,13 +141,12 @@ async fn load(shared: &Shared, shard: ShardId, epoch: Epoch, owner: &ActorRef<To
         match shared.store.load(shard, after, PAGE).await {
             Ok(page) => {
                 wait = FIRST_WAIT;
-                let is_last = page.len() < PAGE;
-                after = page.last().map(|stored| stored.vm);
+                after = page.next;
                 // An owner that has ended has no use for them.
-                if !page.is_empty() && owner.send_message(ToShard::Page(epoch, page)).is_err() {
+                if owner.send_message(ToShard::Page(epoch, page)).is_err() {
                     return;
                 }
-                if is_last {
+                if after.is_none() {
                     let _ = owner.send_message(ToShard::Loaded(epoch));
                     return;
                 }
@@ -157,12 +179,7 @@ pub(super) async fn handing_over(term: Arc<ShardTerm>, owner: ActorRef<ToShard>)
 
 /// Releases the shard, as long as it takes.
 pub(super) async fn releasing(shared: Arc<Shared>, shard: ShardId, epoch: Epoch, owner: ActorRef<ToShard>) {
-    let mut wait = FIRST_WAIT;
-    while let Err(error) = shared.coordination.release(shard, epoch).await {
-        tracing::warn!(%shard, %error, "the shard cannot be released; it is tried again");
-        shared.clock.sleep(wait).await;
-        wait = (wait * 2).min(LAST_WAIT);
-    }
+    claim::release(shared, shard, epoch).await;
     // An owner that has ended has released it as well.
     let _ = owner.send_message(ToShard::Released(epoch));
 }

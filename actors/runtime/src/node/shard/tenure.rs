@@ -3,6 +3,9 @@
 //! Hand-over, in this order: nothing new is taken in or begun in the clouds; calls on their way are awaited for a
 //! moment, while the supervisors go on; each supervisor finishes its commit and ends; the shard is released. Lost: all of
 //! it ends at once, without a word to the store or the clouds.
+//!
+//! Whatever hangs, it ends: calls have [`ACTS_END`], supervisors [`COMMITS_END`], a load nothing. A release that fails is
+//! tried on and keeps no other shard waiting.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +19,7 @@ use reeve_protocol::{Epoch, ShardId};
 use tokio::sync::oneshot;
 
 use super::load::{handing_over, owning, releasing};
-use super::{Owner, Phase, ShardState, Slot, ToShard};
+use super::{Claim, Owner, Phase, ShardState, Slot, ToShard};
 use crate::actor::{ShardTerm, ToVm};
 use crate::node::consumer::ClusterIntroducer;
 use crate::node::router::Standing;
@@ -24,11 +27,15 @@ use crate::perform::{Acts, Ownership};
 use crate::performer::Task;
 use crate::shared::{Over, Shared};
 
-/// A term; it is over when this is dropped, whatever the reason.
-pub(super) struct Tenure(Arc<ShardTerm>);
+/// A term, with the claim that it rests on; both are over when this is dropped, whatever the reason.
+pub(super) struct Tenure {
+    term: Arc<ShardTerm>,
+    claim: Claim,
+}
 
 impl Tenure {
-    fn new(shared: &Arc<Shared>, shard: ShardId, epoch: Epoch, myself: &ActorRef<ToShard>) -> Self {
+    fn new(shared: &Arc<Shared>, shard: ShardId, claim: Claim, myself: &ActorRef<ToShard>) -> Self {
+        let epoch = claim.epoch();
         let over = Arc::new(Over::default());
         let coordination = TermCoordination { shared: Arc::clone(shared), shard, over: Arc::clone(&over) };
         let ownership = Ownership {
@@ -38,28 +45,30 @@ impl Tenure {
             introducer: Arc::new(ClusterIntroducer(Arc::clone(shared))),
             acts: Acts::default(),
         };
-        Self(Arc::new(ShardTerm {
+        let term = Arc::new(ShardTerm {
             shared: Arc::clone(shared),
             ownership: Arc::new(ownership),
             owner: Arc::new(Owner(myself.clone())),
             quarantine: shared.clock.elapsed() + shared.config.runtime.quarantine,
             over,
-        }))
+        });
+        Self { term, claim }
     }
 
     pub(super) fn term(&self) -> &Arc<ShardTerm> {
-        &self.0
+        &self.term
     }
 
     fn epoch(&self) -> Epoch {
-        self.0.ownership.epoch
+        self.claim.epoch()
     }
 }
 
 impl Drop for Tenure {
     fn drop(&mut self) {
-        self.0.ownership.acts.close();
-        self.0.over.begin();
+        // The claim is given up after this: nothing acts for it then.
+        self.term.ownership.acts.close();
+        self.term.over.begin();
     }
 }
 
@@ -124,14 +133,22 @@ impl ShardState {
         self.ready.mark(self.shard);
     }
 
-    pub(super) fn claimed(&mut self, epoch: Epoch, myself: &ActorRef<ToShard>) {
-        if self.shared.stopping.has_begun() {
-            // It was on its way when the node began to stop.
-            return;
-        }
+    pub(super) fn claimed(&mut self, claim: Claim, myself: &ActorRef<ToShard>) {
         self.shared.router.stands(self.shard, Standing::Claiming);
-        self.tenure = Some(Tenure::new(&self.shared, self.shard, epoch, myself));
+        self.tenure = Some(Tenure::new(&self.shared, self.shard, claim, myself));
         self.troubles.clear();
+        // It may have been on its way when the node began to stop.
+        if self.shared.stopping.has_begun() {
+            self.leave(myself);
+        }
+    }
+
+    /// The node stops, and nothing was claimed.
+    pub(super) fn unclaimed(&mut self) {
+        self.owning = None;
+        if let Some(done) = self.stopping.take() {
+            self.stopped(done);
+        }
     }
 
     /// Every record is loaded.
@@ -238,7 +255,9 @@ impl ShardState {
     fn again(&mut self, standing: Standing, myself: &ActorRef<ToShard>) {
         self.shared.router.stands(self.shard, standing);
         // In this order: nothing acts for a term that is over.
-        self.tenure = None;
+        if let Some(mut tenure) = self.tenure.take() {
+            tenure.claim.over();
+        }
         self.vms.clear();
         self.early.clear();
         self.leaving = None;
@@ -265,9 +284,10 @@ impl ShardState {
 
     /// The node stops.
     pub(super) fn halt(&mut self, done: oneshot::Sender<()>, myself: &ActorRef<ToShard>) {
-        if self.tenure.is_none() {
+        if self.tenure.is_none() && self.owning.is_none() {
             return self.stopped(done);
         }
+        // Without a tenure a claim may be on its way: that it is made, or that there is none, comes next.
         self.stopping = Some(done);
         if self.phase != Phase::Leaving {
             self.leave(myself);

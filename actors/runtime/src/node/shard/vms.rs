@@ -3,10 +3,11 @@
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use ractor::ActorRef;
 use reeve_lifecycle::{Ignored, Verdict, VmInput, VmRecord};
-use reeve_ports::store::Stored;
+use reeve_ports::store::{DamagedRecord, Page, Stored};
 use reeve_protocol::command::{CommandKind, Refusal, RefusalCode};
 use reeve_protocol::{Epoch, VmId};
 
@@ -16,18 +17,21 @@ use crate::actor::{End, InputReply, Limit, ToVm, VmLink, spawn_vm};
 use crate::performer::Task;
 
 impl ShardState {
-    pub(super) async fn page(&mut self, epoch: Epoch, page: Vec<Stored>) {
+    pub(super) async fn page(&mut self, epoch: Epoch, page: Page, myself: &ActorRef<ToShard>) {
         if self.is_current(epoch) && self.phase == Phase::Loading {
-            for stored in page {
-                self.loaded(stored).await;
+            for stored in page.records {
+                self.loaded(stored, myself).await;
+            }
+            for DamagedRecord { vm, why } in page.damaged {
+                self.park(vm, why);
             }
         }
     }
 
-    async fn loaded(&mut self, stored: Stored) {
+    async fn loaded(&mut self, stored: Stored, myself: &ActorRef<ToShard>) {
         let vm = stored.vm;
         match decode(&stored) {
-            Ok(record) => self.start(record).await,
+            Ok(record) => self.start(record, myself).await,
             Err(reason) => self.park(vm, reason),
         }
     }
@@ -39,20 +43,22 @@ impl ShardState {
         }
     }
 
-    /// Starts the supervisor of a record, and hands over what waited for it.
-    async fn start(&mut self, record: VmRecord) {
+    /// Starts the supervisor of a record, and hands over what waited for it. One that cannot be started is tried again
+    /// from the store: a VM that were forgotten here would be taken for one that has no record.
+    async fn start(&mut self, record: VmRecord, myself: &ActorRef<ToShard>) {
         let Some(term) = self.tenure.as_ref().map(|tenure| Arc::clone(tenure.term())) else { return };
         let vm = record.vm;
-        self.incarnations += 1;
-        let incarnation = self.incarnations;
-        let link = VmLink::new(Arc::clone(&term.owner), vm, incarnation);
         let arbiter = match self.arbiters.get(usize::from(self.shard.0)).await {
             Ok(arbiter) => arbiter,
             Err(error) => {
-                tracing::warn!(%vm, %error, "a supervisor cannot be started");
+                let wait = self.read_again(vm, myself);
+                tracing::warn!(%vm, %error, ?wait, "a supervisor cannot be started; it is tried again");
                 return;
             }
         };
+        self.incarnations += 1;
+        let incarnation = self.incarnations;
+        let link = VmLink::new(Arc::clone(&term.owner), vm, incarnation);
         let started = spawn_vm(&arbiter, term, record, link);
         for (cloud, hold) in &self.holds {
             started.handle().send(ToVm::Hold { cloud: cloud.clone(), hold: *hold, begins: true });
@@ -107,9 +113,12 @@ impl ShardState {
         };
         let policy = self.shared.policies.resolve(facts).policy;
         let vm = routed.vm;
-        self.start(VmRecord::unseen(vm, cloud, policy)).await;
-        if let Some(Slot::Live { vm, .. }) = self.vms.get(&vm) {
-            vm.handle().send(routed.envelope());
+        self.start(VmRecord::unseen(vm, cloud, policy), myself).await;
+        match self.vms.get_mut(&vm) {
+            Some(Slot::Live { vm, .. }) => vm.handle().send(routed.envelope()),
+            Some(Slot::Loading { waiting, .. }) => waiting.push(routed),
+            // The term is over: whoever sent it learns where the shard is from the router.
+            Some(Slot::Parked { .. }) | None => {}
         }
     }
 
@@ -121,7 +130,7 @@ impl ShardState {
     }
 
     pub(super) fn down(&mut self, vm: VmId, incarnation: u64, end: End, myself: &ActorRef<ToShard>) {
-        let Entry::Occupied(mut slot) = self.vms.entry(vm) else { return };
+        let Entry::Occupied(slot) = self.vms.entry(vm) else { return };
         if !matches!(slot.get(), Slot::Live { incarnation: live, .. } if *live == incarnation) {
             return;
         }
@@ -147,18 +156,28 @@ impl ShardState {
             return self.halted(myself);
         }
         self.shared.counters.child_restarts.fetch_add(1, Ordering::Relaxed);
+        let wait = self.read_again(vm, myself);
+        if again == End::Panicked {
+            tracing::error!(%vm, ?wait, "a supervisor panicked; it is started again");
+        } else {
+            tracing::warn!(%vm, end = ?again, ?wait, "a supervisor ended; it is started again");
+        }
+    }
+
+    /// Reads a record again, after a wait that grows with every trouble of this VM. What waits for it goes on waiting.
+    fn read_again(&mut self, vm: VmId, myself: &ActorRef<ToShard>) -> Duration {
         let elapsed = self.shared.clock.elapsed();
         let trouble = self.troubles.entry(vm).or_default();
         // Nobody was told of it, so nobody is told that it is over.
         let _ = trouble.recovers(Limit::VM, elapsed);
-        let attempt = trouble.ended(Limit::VM, elapsed);
-        if again == End::Panicked {
-            tracing::error!(%vm, wait = ?attempt.wait, "a supervisor panicked; it is started again");
-        } else {
-            tracing::warn!(%vm, end = ?again, wait = ?attempt.wait, "a supervisor ended; it is started again");
-        }
-        let task = tokio::spawn(reload(Arc::clone(&self.shared), self.shard, vm, attempt.wait, myself.clone()));
-        slot.insert(Slot::Loading { waiting: Vec::new(), _task: Some(Task::new(&task)) });
+        let wait = trouble.ended(Limit::VM, elapsed).wait;
+        let reading = tokio::spawn(reload(Arc::clone(&self.shared), self.shard, vm, wait, myself.clone()));
+        let waiting = match self.vms.remove(&vm) {
+            Some(Slot::Loading { waiting, .. }) => waiting,
+            Some(Slot::Live { .. } | Slot::Parked { .. }) | None => Vec::new(),
+        };
+        self.vms.insert(vm, Slot::Loading { waiting, _task: Task::new(&reading) });
+        wait
     }
 
     pub(super) async fn reloaded(
@@ -171,7 +190,7 @@ impl ShardState {
             return;
         }
         match stored {
-            Ok(Some(stored)) => self.loaded(stored).await,
+            Ok(Some(stored)) => self.loaded(stored, myself).await,
             Ok(None) => {
                 // It never was stored, or it was purged: what waited is about a VM that is not known.
                 if let Some(Slot::Loading { waiting, .. }) = self.vms.remove(&vm) {

@@ -175,6 +175,29 @@ fn a_volume_in_use_is_not_deleted_and_an_unfinished_upload_has_no_effect() {
 }
 
 #[test]
+fn the_audit_names_the_vm_that_a_volume_or_an_address_belonged_to_and_nobody_for_what_is_gone() {
+    let fixture = Fixture::new();
+    let vm = fixture.first();
+    let truth = fixture.truth(vm);
+    let (volume, address) = (&truth.volumes[0], &truth.addresses[0]);
+    block_on(fixture.cloud.delete_server(vm)).unwrap();
+    fixture.later();
+    block_on(fixture.cloud.delete_volume(volume)).unwrap();
+    block_on(fixture.cloud.release_address(address)).unwrap();
+    block_on(fixture.cloud.release_address(address)).unwrap_err();
+    block_on(fixture.cloud.delete_volume("nobody's")).unwrap_err();
+    block_on(fixture.cloud.remove_snapshot("gone")).unwrap_err();
+    block_on(fixture.cloud.snapshot(fixture.cloud.vm_ids()[1], &Disk::Root, "s")).unwrap();
+    let snapshot = fixture.cloud.snapshot_views(Some("s")).swap_remove(0);
+    block_on(fixture.cloud.remove_snapshot(&snapshot.id)).unwrap();
+    let audit = fixture.cloud.audit();
+    let of = |kind: CallKind| audit.iter().filter(move |entry| entry.call == kind).map(|entry| entry.vm);
+    assert_eq!(of(CallKind::DeleteVolume).collect::<Vec<_>>(), [Some(vm), None]);
+    assert_eq!(of(CallKind::ReleaseAddress).collect::<Vec<_>>(), [Some(vm), Some(vm)]);
+    assert_eq!(of(CallKind::DeleteSnapshot).collect::<Vec<_>>(), [None, Some(snapshot.vm)]);
+}
+
+#[test]
 fn the_quota_refuses_a_vm_too_many() {
     let fixture = Fixture::with(SimConfig { max_vms: 3, ..config() });
     let (project, user) = (ProjectId::new("p").unwrap(), UserId::new("u").unwrap());

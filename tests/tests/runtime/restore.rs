@@ -1,0 +1,80 @@
+//! Whether a VM runs after it was put back to a backup, or made anew from one.
+
+use reeve_drivers::cloud::sim::{CallKind, Fault, FaultKind};
+use reeve_lifecycle::{Done, Effect};
+use reeve_ports::Cloud;
+use reeve_protocol::Span;
+use reeve_protocol::admin::AdminReply;
+use reeve_protocol::command::CommandKind;
+use reeve_protocol::observation::VmState;
+
+use crate::perform_bench::Bench;
+use crate::world::{World, run, short, until};
+
+#[tokio::test]
+async fn a_restore_leaves_a_vm_off_that_was_off_and_on_that_was_on() {
+    for (before, state) in [(Effect::Start, VmState::Active), (Effect::Stop, VmState::Stopped)] {
+        let mut bench = Bench::new();
+        let backup = bench.back_up().await;
+        bench.beforehand(before).await;
+        bench.mark();
+        let pending = bench.decide(Effect::RestoreInPlace { backup });
+        for _ in 0..2 {
+            assert_eq!(bench.until_done(&pending).await, Done::Plain);
+            let (facts, _) = bench.sim.show(bench.vm).await.unwrap();
+            assert_eq!((facts.state, facts.task), (state, None));
+        }
+        assert_eq!(bench.changes(), 1, "nobody powers it on or off");
+    }
+}
+
+#[tokio::test]
+async fn a_new_vm_that_is_stopped_before_it_is_looked_at_is_the_one_that_was_asked_for() {
+    let mut bench = Bench::new();
+    let backup = bench.back_up().await;
+    let known = bench.sim.vm_ids();
+    let pending = bench.decide(Effect::Launch { backup, name: "again".to_owned() });
+    bench.sim.inject(Fault::next(CallKind::Launch, FaultKind::TimeoutAfter)).unwrap();
+    bench.attempt(&pending).await;
+    let made = bench.sim.vm_ids().into_iter().find(|vm| !known.contains(vm)).unwrap();
+    let sim = &bench.sim;
+    let becomes = async |state| {
+        until("the new VM is so", || async move {
+            let (facts, _) = sim.show(made).await.unwrap();
+            (facts.state == state && facts.task.is_none()).then_some(())
+        })
+        .await;
+    };
+    becomes(VmState::Active).await;
+    sim.owner_stop(made).unwrap();
+    becomes(VmState::Stopped).await;
+    assert_eq!(bench.until_done(&pending).await, Done::Launched { new_vm: made });
+    assert_eq!(bench.sim.times_applied(CallKind::Launch, made), 1);
+}
+
+#[test]
+fn a_vm_that_its_owner_stopped_is_restored_without_an_alert_and_stays_stopped() {
+    run(|| async {
+        let world = World::new(1, short(Span::from_days(30))).await;
+        let vm = world.all_leases(1, "active").await[0].id;
+        let steps = [
+            (CommandKind::VmStop, "reeve.action.done"),
+            (CommandKind::BackupRun, "reeve.backup.verified"),
+            (CommandKind::BackupRestore { backup: None }, "reeve.backup.restored"),
+        ];
+        for (kind, told) in steps {
+            let reply = world.command(told, vm, kind).await;
+            assert!(matches!(reply, AdminReply::Accepted(_)), "{reply:?}");
+            until(told, || async {
+                let events = world.events().await;
+                let alerts: Vec<_> = events.iter().filter(|event| event.kind == "reeve.alert.raised").collect();
+                assert!(alerts.is_empty(), "{alerts:?}");
+                events.iter().any(|event| event.kind == told).then_some(())
+            })
+            .await;
+        }
+        assert_eq!(world.sim.show(vm).await.unwrap().0.state, VmState::Stopped);
+        assert_eq!(world.sim.times_applied(CallKind::RestoreInPlace, vm), 1);
+        world.stop().await;
+    });
+}
