@@ -125,19 +125,36 @@ impl FanOut {
     }
 }
 
+/// Who has a letter already, written back if it is to be sent again: also when its delivery is dropped on the way.
+struct Progress<'a> {
+    channels: &'a FanOut,
+    letter: &'a Letter,
+    delivered: BTreeSet<usize>,
+    is_over: bool,
+}
+
+impl Drop for Progress<'_> {
+    fn drop(&mut self) {
+        if !self.is_over && !self.delivered.is_empty() {
+            self.channels.remember(self.letter, std::mem::take(&mut self.delivered));
+        }
+    }
+}
+
 #[async_trait]
 impl Notifier for FanOut {
     async fn deliver(&self, letter: &Letter) -> Result<(), NotifierError> {
-        let mut delivered = self.take_delivered(letter);
+        let delivered = self.take_delivered(letter);
+        let mut progress = Progress { channels: self, letter, delivered, is_over: false };
         let mut unavailable = None;
         let mut refused = NotifierError::Undeliverable("no channel is configured".to_owned());
         for (index, channel) in self.channels.iter().enumerate() {
-            if delivered.contains(&index) {
+            if progress.delivered.contains(&index) {
                 continue;
             }
             match channel.deliver(letter).await {
                 Ok(()) => {
-                    delivered.insert(index);
+                    progress.delivered.insert(index);
                 }
                 Err(error) => {
                     tracing::warn!(vm = %letter.vm, key = %letter.key, %error, "a channel did not deliver a notice");
@@ -149,10 +166,10 @@ impl Notifier for FanOut {
             }
         }
         if let Some(error) = unavailable {
-            self.remember(letter, delivered);
             return Err(error);
         }
-        if delivered.is_empty() { Err(refused) } else { Ok(()) }
+        progress.is_over = true;
+        if progress.delivered.is_empty() { Err(refused) } else { Ok(()) }
     }
 }
 

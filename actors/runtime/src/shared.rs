@@ -90,6 +90,12 @@ impl Shared {
         self.router.standing(shard) == Standing::Owned
     }
 
+    /// Whether what the wall clock says may be far from the truth: it leapt, or differs from those of the other nodes.
+    pub(crate) fn clock_is_in_doubt(&self) -> bool {
+        self.trust.look_for_a_leap();
+        self.trust.is_doubted() || self.coordination.skew().exceeded
+    }
+
     /// The other node that owns a shard or is to own it, as far as the coordination knows without asking.
     pub(crate) fn elsewhere(&self, shard: ShardId) -> Option<NodeId> {
         let view = self.coordination.shard(shard)?;

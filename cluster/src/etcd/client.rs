@@ -13,9 +13,10 @@
 //! its caller says that repeating it does no harm ([`EtcdClient::ask`]).
 //!
 //! A connection lives in tasks of a runtime. They belong to the one that made the client, never to a caller's: a VM's
-//! thread may be busy or end, and the connection is everybody's.
+//! thread may be busy or end, and the connection is everybody's. For the same reason connecting takes turns there: a
+//! caller that is handed a turn while its thread is busy would stop all others.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, KvClient, LeaseClient, TlsOptions, WatchClient};
@@ -58,8 +59,11 @@ struct Shared {
     user: Option<EtcdUser>,
     /// Where the connection's tasks run.
     runtime: Handle,
-    slot: Mutex<Slot>,
-    /// One more with each connection given up.
+    /// Held for a moment, never while something is waited for.
+    slot: std::sync::Mutex<Slot>,
+    /// Who connects. Only tasks of `runtime` wait for it.
+    connecting: Mutex<()>,
+    /// One more with each connection given up. Changed under the lock of `slot`.
     generation: watch::Sender<u64>,
 }
 
@@ -103,7 +107,8 @@ impl EtcdClient {
             tls: config.tls.clone(),
             user: config.auth.clone(),
             runtime: Handle::current(),
-            slot: Mutex::new(Slot { next: 0, open: None }),
+            slot: std::sync::Mutex::new(Slot { next: 0, open: None }),
+            connecting: Mutex::new(()),
             generation: watch::Sender::new(0),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -157,36 +162,26 @@ impl EtcdClient {
     /// An open connection and its generation, for what lasts longer than a call: a watch. Whoever finds it broken says
     /// so with [`EtcdClient::give_up`].
     pub(crate) async fn open(&self) -> Result<(Connection, u64), EtcdError> {
-        let mut slot = self.shared.slot.lock().await;
-        let generation = *self.shared.generation.borrow();
-        if let Some(open) = &slot.open {
-            return Ok((open.clone(), generation));
+        if let Some(open) = self.shared.opened() {
+            return Ok(open);
         }
-        let chosen = slot.next;
-        let endpoint = self.shared.endpoints[chosen % self.shared.endpoints.len()].clone();
-        // Whoever waits for it may be given up before it fails: the next one tries the next endpoint.
-        slot.next = chosen.wrapping_add(1);
         let shared = Arc::clone(&self.shared);
         // A set, because it ends its task when nobody waits any more.
         let mut opening = JoinSet::new();
-        opening.spawn_on(async move { shared.connect_in_time(&endpoint).await }, &self.shared.runtime);
+        opening.spawn_on(async move { shared.open().await }, &self.shared.runtime);
         let opened = opening.join_next().await.and_then(Result::ok);
-        let ended = || Err(EtcdError::Unavailable("the task that connects ended".to_owned()));
-        let connection = opened.unwrap_or_else(ended)?;
-        slot.next = chosen;
-        slot.open = Some(connection.clone());
-        Ok((connection, generation))
+        opened.unwrap_or_else(|| Err(EtcdError::Unavailable("the task that connects ended".to_owned())))
     }
 
     /// Keeps every caller from connecting, as long as it is kept.
     #[cfg(test)]
     pub(crate) async fn occupy(&self) -> impl Drop + '_ {
-        self.shared.slot.lock().await
+        self.shared.connecting.lock().await
     }
 
     /// Closes the connection of this generation, unless that is done, and turns to the next endpoint.
-    pub(crate) async fn give_up(&self, generation: u64) {
-        let mut slot = self.shared.slot.lock().await;
+    pub(crate) fn give_up(&self, generation: u64) {
+        let mut slot = self.shared.slot();
         if *self.shared.generation.borrow() == generation {
             slot.open = None;
             slot.next = slot.next.wrapping_add(1);
@@ -218,13 +213,43 @@ impl EtcdClient {
             Err(_) => Err(EtcdError::timed_out(patience)),
         };
         if answer.as_ref().is_err_and(EtcdError::is_of_connection) {
-            self.give_up(generation).await;
+            self.give_up(generation);
         }
         answer
     }
 }
 
 impl Shared {
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The open connection, if there is one, and its generation.
+    fn opened(&self) -> Option<(Connection, u64)> {
+        let slot = self.slot();
+        slot.open.clone().map(|open| (open, *self.generation.borrow()))
+    }
+
+    /// Connects, if nobody did in the meantime. To be run on the client's runtime. While it runs, nobody has a connection
+    /// of this generation to give up.
+    async fn open(&self) -> Result<(Connection, u64), EtcdError> {
+        let _turn = self.connecting.lock().await;
+        if let Some(open) = self.opened() {
+            return Ok(open);
+        }
+        let chosen = {
+            let mut slot = self.slot();
+            let chosen = slot.next;
+            // Whoever waits for it may be given up before it fails: the next one tries the next endpoint.
+            slot.next = chosen.wrapping_add(1);
+            chosen
+        };
+        let connection = self.connect_in_time(&self.endpoints[chosen % self.endpoints.len()]).await?;
+        let mut slot = self.slot();
+        (slot.next, slot.open) = (chosen, Some(connection.clone()));
+        Ok((connection, *self.generation.borrow()))
+    }
+
     async fn connect_in_time(&self, endpoint: &str) -> Result<Connection, EtcdError> {
         let opened = timeout(CONNECT_LIMIT, self.connect(endpoint)).await;
         opened.unwrap_or_else(|_| Err(EtcdError::Unavailable(format!("{endpoint} does not answer"))))
@@ -268,4 +293,41 @@ impl EtcdTls {
 
 async fn read(path: &std::path::Path) -> Result<Vec<u8>, EtcdError> {
     tokio::fs::read(path).await.map_err(|error| EtcdError::Config(format!("cannot read {}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use reeve_protocol::NodeId;
+
+    use super::*;
+
+    fn client() -> EtcdClient {
+        let endpoints = vec!["http://127.0.0.1:1".to_owned(), "http://127.0.0.1:2".to_owned()];
+        EtcdClient::new(&EtcdConfig::new(endpoints, "test", NodeId::new("a").unwrap())).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_is_not_polled_any_more_keeps_nobody_from_connecting() {
+        let client = client();
+        let connecting = client.occupy().await;
+        let mut busy = Box::pin(client.open());
+        assert!(timeout(Duration::ZERO, &mut busy).await.is_err(), "it waits for its turn");
+        drop(connecting);
+        // The connection itself is made with the first request.
+        let opened = timeout(Duration::from_secs(30), client.open()).await;
+        assert!(opened.expect("its turn comes").is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_given_up_once_and_the_next_endpoint_follows() {
+        let client = client();
+        let (_, first) = client.open().await.unwrap();
+        client.give_up(first);
+        client.until_given_up(first).await;
+        let (_, second) = client.open().await.unwrap();
+        assert_eq!((first, second, client.shared.slot().next), (0, 1, 1));
+        client.give_up(first);
+        assert_eq!(client.open().await.unwrap().1, second, "the new one is nobody's to give up for the old one");
+        assert_eq!(client.shared.slot().next, 1);
+    }
 }

@@ -80,7 +80,7 @@ impl EtcdCluster {
     /// Leaves the cluster: gives up at once whatever it still owns, which nobody may act for any more. Takes at most
     /// 5 s; if etcd does not answer, the lease ends by itself.
     pub async fn leave(&self) {
-        self.shared.end_right();
+        self.shared.end_right_for_good();
         self.tasks.abort();
         let session = self.shared.session();
         self.shared.state.send_modify(|state| {

@@ -35,13 +35,39 @@ const PREDECESSOR_TTLS: u32 = 3;
 /// How long the right to act stays away after a session ended. The right is the node's, not a claim's: whoever acts
 /// for a claim that ended with the session has to hear of it before there is a right again.
 const LOSS_SINKS_IN: Duration = Duration::from_millis(250);
-/// The pause after a beat that failed.
+/// The pause after a beat that was not answered. One that was refused gets the longer [`PAUSE`].
 const RETRY: Duration = Duration::from_millis(50);
+
+/// The revisions of the last two beats.
+#[derive(Debug, Clone, Copy, Default)]
+struct Written {
+    last: i64,
+    before: i64,
+}
+
+impl Written {
+    fn confirmed(&mut self, revision: i64) {
+        *self = Self { last: revision, before: self.last };
+    }
+
+    /// Whether a watch that has come this far is silently dead. The last beat proves nothing: when it took long, the
+    /// next follows at once.
+    fn is_missed_at(self, seen: i64) -> bool {
+        seen < self.before
+    }
+}
+
+/// How long a beat waits for its answers. An endpoint gets its share ([`super::client::EtcdClient::ask`]): of three a
+/// quarter of the TTL, so that a slow etcd can confirm it; of one a half, so that a dead connection is left in time for
+/// another attempt. The right counts from the sending however late the answer comes.
+fn beat_patience(ttl: Duration, endpoints: usize) -> Duration {
+    let alone = if endpoints > 1 { ttl } else { ttl / 2 };
+    (ttl * 3 / 4).min(alone)
+}
 
 /// What a session needs to go on.
 pub(crate) struct Granted {
     pub(crate) session: Session,
-    pub(crate) ttl: Duration,
     /// When the last grant or renewal of the lease was sent.
     pub(crate) renewed_at: Duration,
 }
@@ -120,31 +146,42 @@ pub(crate) async fn keep_alive(shared: &Shared, lease: i64, patience: Duration) 
 
 /// Beats until the session is over; tells why.
 async fn beat(shared: &Shared, since: Timestamp, granted: &Granted) -> &'static str {
-    let Granted { session, ttl, mut renewed_at } = *granted;
-    let (every, mut written_at) = (ttl / BEATS_PER_TTL, 0);
+    let Granted { session, mut renewed_at } = *granted;
+    let (every, patience) = (session.ttl / BEATS_PER_TTL, beat_patience(session.ttl, shared.config.endpoints.len()));
+    let (mut written, mut lapsed) = (Written::default(), false);
     loop {
         // From sending to sending: a beat that took long takes nothing from the next.
         let pause = (renewed_at + every).saturating_sub(shared.clock.elapsed());
         // Whoever sees its own key gone asks at once what has become of the lease.
         shared.until_or(|state| state.is_unregistered(session), pause).await;
-        if shared.state.borrow().seen.members_at < written_at {
+        if written.is_missed_at(shared.state.borrow().seen.members_at) {
             shared.rewatch.notify_one();
         }
         renewed_at = loop {
             let sent_at = shared.clock.elapsed();
-            let kept = keep_alive(shared, session.lease, every);
-            match tokio::join!(kept, write_sign_of_life(shared, since, session)) {
+            let kept = keep_alive(shared, session.lease, patience);
+            let error = match tokio::join!(kept, write_sign_of_life(shared, since, session)) {
                 (Err(error), _) | (_, Err(error)) if error.is_lease_gone() => return "its lease is over",
                 (_, Ok(None)) => return "its key is gone",
                 // Both, because the others take a node for dead by its signs of life (see `shard_map::silence`).
                 (Ok(_), Ok(Some(revision))) => {
-                    written_at = revision;
-                    shared.extend_right(Right::new(sent_at, ttl).acts_until());
+                    written.confirmed(revision);
+                    shared.extend_right(Right::new(sent_at, session.ttl).acts_until());
+                    if lapsed && shared.may_act() {
+                        tracing::info!(node = %shared.config.node, "this node may act again");
+                        lapsed = false;
+                    }
                     break sent_at;
                 }
-                (Err(error), _) | (_, Err(error)) => tracing::debug!(%error, "a beat was not confirmed"),
+                (Err(error), _) | (_, Err(error)) => error,
+            };
+            if lapsed || shared.may_act() {
+                tracing::debug!(%error, "a beat was not confirmed");
+            } else {
+                tracing::warn!(%error, "no beat is confirmed; until one is, this node may not act");
+                lapsed = true;
             }
-            shared.clock.sleep(RETRY).await;
+            shared.clock.sleep(if error.is_of_connection() { RETRY } else { PAUSE }).await;
         };
     }
 }
@@ -162,8 +199,8 @@ pub(crate) async fn write_sign_of_life(
         let txn = Txn::new().when([created_at(key, session.incarnation)]).and_then([put]);
         etcd.kv().txn(txn).await.map(Some)
     };
-    // No longer than a beat: the next is not to wait for it.
-    let Some(response) = shared.alive.ask(write, shared.config.lease_ttl / BEATS_PER_TTL).await? else {
+    let patience = beat_patience(session.ttl, shared.config.endpoints.len());
+    let Some(response) = shared.alive.ask(write, patience).await? else {
         return Err(EtcdError::Refused("a sign of life cannot be written".to_owned()));
     };
     let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
@@ -206,6 +243,27 @@ mod tests {
 
     use super::super::config::EtcdConfig;
     use super::*;
+
+    #[test]
+    fn a_slow_etcd_of_three_members_can_confirm_a_beat_and_a_dead_connection_costs_no_right() {
+        let ttl = Duration::from_secs(4);
+        let share = |endpoints: u32| beat_patience(ttl, usize::try_from(endpoints).unwrap()) / endpoints;
+        assert_eq!(share(3), ttl / 4);
+        for endpoints in 1..=3 {
+            // Sent a beat after the last one that was confirmed, and again when it was not answered.
+            let repeated = ttl / BEATS_PER_TTL + share(endpoints) + PAUSE;
+            assert!(Right::new(Duration::ZERO, ttl).allows(repeated), "{endpoints}");
+        }
+    }
+
+    #[test]
+    fn a_watch_is_dead_only_when_it_has_not_brought_the_beat_before_the_last() {
+        let mut written = Written::default();
+        written.confirmed(20);
+        assert!(!written.is_missed_at(10), "it may be on its way");
+        written.confirmed(30);
+        assert!(written.is_missed_at(19) && !written.is_missed_at(20));
+    }
 
     #[tokio::test]
     async fn a_keep_alive_waits_for_nobody_elses_connection() {

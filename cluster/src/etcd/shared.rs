@@ -1,7 +1,7 @@
 //! What the tasks of one node share, and the calls of etcd that more than one of them makes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) state: watch::Sender<State>,
     /// Until when this node may act, in nanoseconds of the boot-time clock.
     acts_until: AtomicU64,
+    /// No right any more, whatever a beat that is still on its way brings.
+    left: AtomicBool,
     pub(crate) load: std::sync::Mutex<Load>,
     /// The watch is to begin anew.
     pub(crate) rewatch: Notify,
@@ -48,6 +50,7 @@ impl Shared {
             keys: Keys::new(&config.cluster),
             state: watch::Sender::new(State::new(config.node.clone())),
             acts_until: AtomicU64::new(0),
+            left: AtomicBool::new(false),
             load: std::sync::Mutex::default(),
             rewatch: Notify::new(),
             turns: (0..config.shards).map(|_| Mutex::new(())).collect(),
@@ -66,16 +69,22 @@ impl Shared {
     }
 
     pub(crate) fn may_act(&self) -> bool {
-        nanos(self.clock.elapsed()) < self.acts_until.load(Ordering::Acquire)
+        !self.left.load(Ordering::Acquire) && nanos(self.clock.elapsed()) < self.acts_until.load(Ordering::Acquire)
     }
 
-    /// A keep-alive was confirmed. A late answer to an early one takes nothing away.
+    /// A beat was confirmed: its keep-alive and its sign of life. The right counts from before both were sent. A late
+    /// answer to an early one takes nothing away.
     pub(crate) fn extend_right(&self, until: Duration) {
         self.acts_until.fetch_max(nanos(until), Ordering::AcqRel);
     }
 
     pub(crate) fn end_right(&self) {
         self.acts_until.store(0, Ordering::Release);
+    }
+
+    /// Ends the right for good.
+    pub(crate) fn end_right_for_good(&self) {
+        self.left.store(true, Ordering::Release);
     }
 
     pub(crate) fn session(&self) -> Option<Session> {
@@ -149,4 +158,28 @@ pub(crate) fn unencodable(error: &CodecError) -> EtcdError {
 
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use reeve_ports::SystemClock;
+    use reeve_protocol::NodeId;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_has_left_gets_no_right_from_a_beat_that_was_on_its_way() {
+        let config = EtcdConfig::new(vec!["http://127.0.0.1:1".to_owned()], "test", NodeId::new("a").unwrap());
+        let shared = Shared::new(config, Arc::new(SystemClock)).unwrap();
+        let far = shared.clock.elapsed() + Duration::from_secs(3_600);
+        shared.extend_right(far);
+        assert!(shared.may_act());
+        shared.end_right();
+        assert!(!shared.may_act());
+        shared.extend_right(far);
+        assert!(shared.may_act(), "a session that ended is followed by another");
+        shared.end_right_for_good();
+        shared.extend_right(far);
+        assert!(!shared.may_act());
+    }
 }

@@ -7,6 +7,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use reeve_protocol::{Epoch, NodeId, ShardId};
 
@@ -34,6 +35,8 @@ pub(crate) struct Session {
     pub(crate) lease: i64,
     /// The create revision of the node's key.
     pub(crate) incarnation: i64,
+    /// What etcd granted, which may be longer than what was asked for.
+    pub(crate) ttl: Duration,
 }
 
 /// A shard that was claimed and not released.
@@ -168,7 +171,7 @@ mod tests {
     /// Node `a` of two, with a session, and a plan.
     fn state(wanted: &[&str]) -> State {
         let mut state = State::new(node("a"));
-        state.session = Some(Session { lease: LEASE, incarnation: 3 });
+        state.session = Some(Session { lease: LEASE, incarnation: 3, ttl: Duration::from_secs(5) });
         for (id, lease) in [("a", LEASE), ("b", 88)] {
             state
                 .seen
@@ -263,7 +266,7 @@ mod tests {
     #[test]
     fn a_key_is_gone_only_when_what_was_seen_is_as_new_as_the_session() {
         let mut state = state(&["a"]);
-        let session = Session { lease: LEASE, incarnation: 30 };
+        let session = Session { lease: LEASE, incarnation: 30, ttl: Duration::from_secs(5) };
         state.seen.nodes.clear();
         state.seen.members_at = 29;
         assert!(!state.is_unregistered(session));

@@ -69,7 +69,7 @@ async fn watch_once(shared: &Shared) -> Result<(), EtcdError> {
         Err(error) => Err(EtcdError::from(error)),
     };
     if ended.as_ref().is_err_and(EtcdError::is_of_connection) {
-        shared.client.give_up(generation).await;
+        shared.client.give_up(generation);
     }
     ended
 }

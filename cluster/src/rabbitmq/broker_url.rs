@@ -31,6 +31,9 @@ pub enum BrokerUrlError {
     /// The login stands before more than one host.
     #[error("has a second @ (expected USER:PASSWORD@ once, before the first host, and %40 for an @ in the password)")]
     SecondLogin,
+    /// The hosts seem to end before the login does: what stands between would be shown as a virtual host.
+    #[error("has an @ after a / ? or # (expected %2F, %3F and %23 for these in the password, %40 for an @)")]
+    UnescapedLogin,
     /// There are too many.
     #[error("names {0} hosts (expected at most {MAX_HOSTS})")]
     TooMany(usize),
@@ -94,6 +97,10 @@ impl FromStr for BrokerUrl {
         let (scheme, rest) = text.split_once("://").ok_or(BrokerUrlError::NoUrl)?;
         let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         let (login, hosts) = authority.rsplit_once('@').map_or(("", authority), |(login, hosts)| (login, hosts));
+        // `u:4711/s3cret@host` would be the host `u`.
+        if rest.contains('@') {
+            return Err(BrokerUrlError::UnescapedLogin);
+        }
         // As oslo.messaging allows it. Taken for one login, it would be wrong at every host.
         if authority.split(',').filter(|part| part.contains('@')).count() > 1 {
             return Err(BrokerUrlError::SecondLogin);
@@ -199,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_broken_url_is_refused_without_showing_it() {
-        use BrokerUrlError::{BadHost, BadPort, NoHost, NoUrl, SecondLogin, TooMany};
+        use BrokerUrlError::{BadHost, BadPort, NoHost, NoUrl, SecondLogin, TooMany, UnescapedLogin};
         let many = format!("amqp://u:s3cret@{}/", vec!["host"; 17].join(","));
         for (text, expected) in [
             ("", NoUrl),
@@ -207,7 +214,11 @@ mod tests {
             ("http://u:s3cret@host/", NoUrl),
             ("amqp://u:s3cret@host/?heartbeat=s3cret", NoUrl),
             ("amqp://u:s3cret@host:port", BadPort(1)),
-            ("amqp://u:s3cret/x@host", BadPort(1)),
+            ("amqp://u:s3cret/x@host", UnescapedLogin),
+            ("amqps://reeve:4711/s3cret@host/v", UnescapedLogin),
+            ("amqps://reeve:4711?s3cret@host/v", UnescapedLogin),
+            ("amqps://reeve:4711#s3cret@host/v", UnescapedLogin),
+            ("amqps://reeve:4@7/s3cret@host/v", UnescapedLogin),
             ("amqp://u:s3cret@a,b:0/", BadPort(2)),
             ("amqp://u:s3cret@a,[::1]5/", BadPort(2)),
             ("amqp://u:s3cret@a:1:2,b/", BadPort(1)),

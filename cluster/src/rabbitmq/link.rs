@@ -153,7 +153,7 @@ impl Keeper {
             let broker = rotation.broker();
             let attempt = tokio::select! {
                 () = stop.cancelled() => break,
-                attempt = self.connect(number + 1, broker, rotation.limit()) => attempt,
+                attempt = self.connect(number + 1, &rotation) => attempt,
             };
             let error = match attempt {
                 Ok(session) => {
@@ -180,13 +180,15 @@ impl Keeper {
         self.state.send_replace(LinkState::Closed);
     }
 
-    async fn connect(&self, number: u64, broker: usize, limit: Duration) -> Result<Session, String> {
-        let connection = dial(&self.config, broker, &format!("reeve {}", self.name), limit).await?;
-        let declared = tokio::time::timeout(self.topology.deadline(), self.topology.declare(&connection)).await;
+    async fn connect(&self, number: u64, rotation: &Rotation) -> Result<Session, String> {
+        let broker = rotation.broker();
+        let connection = dial(&self.config, broker, &format!("reeve {}", self.name), rotation.limit()).await?;
+        let limit = rotation.declare_limit(self.topology.deadline());
+        let declared = tokio::time::timeout(limit, self.topology.declare(&connection)).await;
         let error = match declared {
             Ok(Ok(())) => return Ok(Session { number, connection: Arc::new(connection), since: self.clock.now() }),
             Ok(Err(error)) => self.config.url.mask(&error.to_string()),
-            Err(_) => format!("declaring took longer than {:?}", self.topology.deadline()),
+            Err(_) => format!("declaring took longer than {limit:?}"),
         };
         Err(format!("{}: {error}", self.config.url.name(broker)))
     }

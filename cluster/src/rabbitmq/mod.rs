@@ -10,7 +10,8 @@
 //!
 //! Two connections, because a broker short of memory or disk stops reading from those that publish, and
 //! acknowledgements must get through then. Each is kept up by its own task, with the next broker of the list when one
-//! fails; nothing here fails for good while the broker is away, and nothing is queued: a publish waits at most its timeout, and whoever published tries again.
+//! fails; nothing here fails for good while the broker is away, and nothing is queued: a publish waits at most its
+//! timeout, and whoever published tries again.
 //!
 //! lapin itself logs at ERROR when a connection is lost, and at WARN with the whole body when a message is returned, so
 //! a node must switch the target `lapin` off in its log filter; what matters is logged here, without bodies.

@@ -13,6 +13,8 @@ use std::time::Duration;
 const DIAL_DEADLINE: Duration = Duration::from_secs(10);
 /// The same while other brokers have not been asked yet: one that is silent must not keep a node from those that live.
 const FIRST_DEADLINE: Duration = Duration::from_secs(3);
+/// As that, for declaring what is there already: a member without a majority answers every other question.
+const FIRST_DECLARE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The brokers in their order, and who failed since the last success.
 #[derive(Debug)]
@@ -39,7 +41,17 @@ impl Rotation {
 
     /// How long it may take to answer.
     pub(crate) fn limit(&self) -> Duration {
-        if self.brokers > 1 && !self.desperate { FIRST_DEADLINE } else { DIAL_DEADLINE }
+        if self.is_choosy() { FIRST_DEADLINE } else { DIAL_DEADLINE }
+    }
+
+    /// How long declaring may take that needs so long at the most.
+    pub(crate) fn declare_limit(&self, most: Duration) -> Duration {
+        if self.is_choosy() { most.min(FIRST_DECLARE_DEADLINE) } else { most }
+    }
+
+    /// Whether another broker may be better.
+    fn is_choosy(&self) -> bool {
+        self.brokers > 1 && !self.desperate
     }
 
     /// The broker did its work for a while.
@@ -107,5 +119,15 @@ mod tests {
         rotation.succeeded();
         assert_eq!(rotation.limit(), FIRST_DEADLINE);
         assert_eq!(Rotation::new(1).limit(), DIAL_DEADLINE);
+    }
+
+    #[test]
+    fn a_broker_that_cannot_declare_gets_less_time_while_others_have_not_been_asked() {
+        let (most, mut rotation) = (Duration::from_secs(40), Rotation::new(2));
+        assert_eq!(rotation.declare_limit(most), FIRST_DECLARE_DEADLINE);
+        assert_eq!(rotation.declare_limit(Duration::from_secs(1)), Duration::from_secs(1));
+        assert_eq!([fail(&mut rotation), fail(&mut rotation)], [(0, false), (1, true)]);
+        assert_eq!(rotation.declare_limit(most), most);
+        assert_eq!(Rotation::new(1).declare_limit(most), most);
     }
 }

@@ -56,7 +56,7 @@ impl Topology {
         }
     }
 
-    /// How long declaring may take. A new quorum queue costs a broker 10 to 50 ms.
+    /// How long declaring may take when no other broker is left to ask. A new quorum queue costs a broker 10 to 50 ms.
     pub(crate) fn deadline(&self) -> Duration {
         Duration::from_secs(30) + Duration::from_millis(200) * u32::from(self.shards)
     }

@@ -6,19 +6,21 @@
 //!  └────────────────────────── TTL ─────────────────────────────────┘
 //! ```
 //!
-//! etcd renews a lease when the request reaches it, which is not before it was sent. So a right that counts from the
-//! sending ends before the lease does, however late the answer is. The margin covers clocks of different rates and the
-//! moment between looking at the clock and acting.
+//! A beat is a keep-alive and a sign of life, sent together; the right grows only when etcd has confirmed both, and
+//! counts from before both were sent. etcd renews a lease when the request reaches it, and others hear a sign of life
+//! when it is written ([`super::silence`]), neither of which is before the sending. So the right ends before the lease
+//! does and before its node counts as silent, however late the answers are. The margin covers clocks of different rates
+//! and the moment between looking at the clock and acting.
 
 use std::time::Duration;
 
 /// The least margin.
 const MIN_MARGIN: Duration = Duration::from_millis(100);
 
-/// The right to act that one confirmed keep-alive gives. All times are of the boot-time clock.
+/// The right to act that one confirmed beat gives. All times are of the boot-time clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Right {
-    /// When the keep-alive was sent.
+    /// From before its keep-alive and its sign of life were sent.
     pub sent_at: Duration,
     /// What the lease was renewed to.
     pub ttl: Duration,
@@ -33,7 +35,7 @@ pub fn margin(ttl: Duration) -> Duration {
 }
 
 impl Right {
-    /// The right that a keep-alive sent at this time gives once it is confirmed.
+    /// The right that a beat sent at this time gives once both its parts are confirmed.
     #[must_use]
     pub fn new(sent_at: Duration, ttl: Duration) -> Self {
         Self { sent_at, ttl, margin: margin(ttl) }

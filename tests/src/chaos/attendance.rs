@@ -1,6 +1,10 @@
 //! How long VMs are without anybody: some VMs of every shard are asked for again and again, and a gap between two answers
 //! is written down.
 //!
+//! Measured is that some node answers for the VM by its supervisor. Not measured is whether that node may act at that
+//! moment: one that is cut off from etcd still shows its VMs. Gaps of less than a second are not told: a busy machine makes
+//! them between two questions.
+//!
 //! Each VM is asked for by itself, so that one without an answer makes no other look worse than it is.
 
 use std::collections::BTreeMap;
@@ -21,7 +25,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const HEDGE: Duration = Duration::from_millis(100);
 /// Between two questions for one VM.
 const EVERY: Duration = Duration::from_millis(250);
-/// Shorter gaps than this are those between two questions on a busy machine.
+/// Shorter gaps than this are those between two questions on a busy machine, and are not told.
 const NOTABLE: Duration = Duration::from_millis(1_000);
 
 /// Asks for ever; drop the future to end it. A VM that is not attended when it ends is told by [`Attendance::close`].
@@ -48,6 +52,8 @@ impl Attendance {
         let mut asking: FuturesUnordered<_> =
             vms.into_iter().zip(0_u32..).map(|(vm, number)| self.follow(vm, EVERY * number / count)).collect();
         while asking.next().await.is_some() {}
+        // There was no VM to ask for; whoever waits for this and for something else waits for the other.
+        std::future::pending::<()>().await;
     }
 
     async fn follow(&self, vm: VmId, first_after: Duration) {
@@ -97,4 +103,19 @@ async fn attended(doors: &[Arc<Door>], vm: VmId, turn: usize) -> bool {
         }
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn without_a_vm_to_ask_for_it_ends_nobodys_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let history = History::create(&folder.path().join("history.jsonl")).unwrap();
+        let attendance = Attendance::new(Vec::new(), history, []);
+        assert!(attendance.run().now_or_never().is_none());
+    }
 }

@@ -40,6 +40,10 @@ pub async fn run(stage: &Stage, lane: Lane, mix: Mix, counter: &Counter, lasts: 
 }
 
 async fn meet(stage: &Stage, planned: Planned, counter: &Counter) -> Result<()> {
+    // One that ended by itself would look like one that was killed.
+    for member in &stage.members {
+        member.alive().await?;
+    }
     let number = counter.0.fetch_add(1, Ordering::Relaxed) + 1;
     let Planned { kind, lasts, .. } = planned;
     let target = Target::choose(stage, planned);

@@ -3,7 +3,7 @@
 //! Everything is drawn from the seed; what meets a VM depends on when it is done, so two runs of a seed are alike and not
 //! the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reeve_drivers::cloud::sim::Cure;
 use reeve_ports::{Clock, SystemClock};
-use reeve_protocol::{MessageId, VmId};
+use reeve_protocol::{MessageId, ShardId, VmId};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use super::history::{Sent, What};
-use super::settings::{ENDS, STAYS};
+use super::settings::{ENDS, SHARDS, STAYS};
 use super::stage::Stage;
 use crate::sim_cloud::{Afflict, NewVm};
 
@@ -35,6 +35,7 @@ pub struct Known {
 /// The VMs that people know of.
 #[derive(Debug, Default)]
 pub struct People {
+    /// Spread over the shards; the first ones are left alone and watched.
     stays: Vec<Known>,
     ends: Mutex<Vec<Known>>,
     commands: AtomicU64,
@@ -52,7 +53,7 @@ impl People {
     pub async fn gather(stage: &Stage, ending: usize) -> Result<Self> {
         let stays = stage.note_fleet().await?;
         let stays: Vec<Known> = stays.into_iter().map(|(vm, user)| Known { vm, user, policy: STAYS }).collect();
-        let people = Self { stays, ..Self::default() };
+        let people = Self { stays: spread(stays, SHARDS), ..Self::default() };
         anyhow::ensure!(people.stays.len() >= 2, "a run needs at least two VMs that stay");
         for number in 0..ending {
             people.make(stage, ENDS[number % ENDS.len()]).await?;
@@ -60,7 +61,7 @@ impl People {
         Ok(people)
     }
 
-    /// The VMs whose attendance is measured.
+    /// The VMs whose attendance is measured: of each shard as many as of any other, as far as it has some.
     #[must_use]
     pub fn watched(&self) -> Vec<VmId> {
         self.stays[..self.left_alone()].iter().map(|known| known.vm).collect()
@@ -186,5 +187,58 @@ impl People {
         let Some(known) = self.stays.get(random.random_range(0..self.stays.len().max(1))) else { return Ok(()) };
         let crashed = random.random_range(0..2) == 0;
         stage.cloud.control.afflict(known.vm, Afflict { cure: Cure::Reboot, crashed }).await
+    }
+}
+
+/// The VMs in such an order that however many are taken from the front, the shards have equally many of them.
+fn spread(vms: Vec<Known>, shards: u16) -> Vec<Known> {
+    let mut by_shard: BTreeMap<ShardId, VecDeque<Known>> = BTreeMap::new();
+    for known in vms {
+        by_shard.entry(ShardId::of(known.vm, shards)).or_default().push_back(known);
+    }
+    let mut spread = Vec::new();
+    while !by_shard.is_empty() {
+        spread.extend(by_shard.values_mut().filter_map(VecDeque::pop_front));
+        by_shard.retain(|_, left| !left.is_empty());
+    }
+    spread
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn known(number: u128) -> Known {
+        Known { vm: VmId::new(Uuid::from_u128(number)), user: "u".to_owned(), policy: STAYS }
+    }
+
+    #[test]
+    fn however_many_are_watched_the_shards_have_equally_many_of_them() {
+        let shards = 8;
+        let vms: Vec<Known> = (0..400).map(known).collect();
+        let spread = spread(vms.clone(), shards);
+        let ids = |vms: &[Known]| vms.iter().map(|known| known.vm).collect::<BTreeSet<_>>();
+        assert_eq!((spread.len(), ids(&spread)), (400, ids(&vms)));
+        for watched in [8, 20, 100] {
+            let mut counts = vec![0_usize; usize::from(shards)];
+            for known in &spread[..watched] {
+                counts[usize::from(ShardId::of(known.vm, shards).0)] += 1;
+            }
+            let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+            assert!(most - least <= 1, "{watched}: {counts:?}");
+        }
+    }
+
+    #[test]
+    fn a_shard_with_few_vms_gives_what_it_has() {
+        let shard_of = |number: u128| ShardId::of(known(number).vm, 2).0;
+        let (first, second): (Vec<u128>, Vec<u128>) = (0..40).partition(|number| shard_of(*number) == 0);
+        let vms: Vec<Known> = first.iter().take(5).chain(second.iter().take(1)).map(|number| known(*number)).collect();
+        let shards: Vec<u16> = spread(vms, 2).iter().map(|known| ShardId::of(known.vm, 2).0).collect();
+        assert_eq!(shards, [0, 1, 0, 0, 0, 0]);
     }
 }

@@ -179,8 +179,10 @@ impl Report {
                 report.calls += 1;
             }
         }
-        let names = USUAL.iter().map(|kind| kind.name());
-        report.kinds_not_drawn = names.filter(|name| !report.faults_by_kind.contains_key(name)).collect();
+        if report.faults > 0 {
+            let names = USUAL.iter().map(|kind| kind.name());
+            report.kinds_not_drawn = names.filter(|name| !report.faults_by_kind.contains_key(name)).collect();
+        }
         report
     }
 
@@ -198,7 +200,7 @@ impl Report {
         for (kind, count) in &self.faults_by_kind {
             let _ = writeln!(text, "  {kind:<18} {count}");
         }
-        if self.faults > 0 && !self.kinds_not_drawn.is_empty() {
+        if !self.kinds_not_drawn.is_empty() {
             let _ = writeln!(text, "  not drawn          {}", self.kinds_not_drawn.join(", "));
         }
         if self.faults_failed > 0 {

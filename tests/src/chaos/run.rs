@@ -53,17 +53,21 @@ pub async fn chaos(options: &Options) -> Result<Outcome> {
         () = people.lock(&stage) => {}
         () = attendance.run() => {}
     }
-    hands_on(&stage).await?;
-    // Whoever was killed last is still starting.
-    for member in &stage.members {
-        member.answers().await?;
-    }
-    let settling = tokio::select! {
-        settled = settle::quiet(&stage) => settled,
+    let settling = async {
+        hands_on(&stage).await?;
+        // Whoever was killed last is still starting.
+        for member in &stage.members {
+            member.answers().await?;
+        }
+        settle::quiet(&stage).await
+    };
+    // While nobody asks, a VM looks as if nobody attended it: it is asked for at each of these steps.
+    let settled = tokio::select! {
+        settled = settling => settled,
         () = attendance.run() => Ok(()),
     };
     attendance.close();
-    settling?;
+    settled?;
     settle::write_down(&stage).await?;
     conclude(stage, options)
 }

@@ -67,3 +67,41 @@ async fn live_a_lease_whose_grant_was_not_answered_is_used_and_not_left_behind()
     let granted = async |etcd: &mut Client| !etcd.leases().await.unwrap().leases().is_empty();
     assert_eq!(join_and_lose_the_answer(&mut world, &etcd, granted).await, 1);
 }
+
+#[tokio::test]
+async fn live_a_lease_that_others_may_be_about_to_end_is_not_used() {
+    let etcd = Etcd::start(1).await.unwrap();
+    let mut world = World::on(etcd.endpoints());
+    world.ttl = Duration::from_secs(3);
+    let proxy = Proxy::start(etcd.address(0)).await.unwrap();
+    let mut config = world.config("a");
+    config.endpoints = vec![format!("http://{}", proxy.address())];
+    let mut direct = etcd.client().await.unwrap();
+    proxy.set(Mode::Slow(WAY));
+    let joining = tokio::spawn({
+        let world = world.clone();
+        async move { world.try_join(config).await }
+    });
+    let granted = async {
+        loop {
+            let leases = direct.leases().await.unwrap();
+            if let Some(lease) = leases.leases().first() {
+                return lease.id();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let first = tokio::time::timeout(PATIENCE, granted).await.expect("the lease is granted");
+    proxy.set(Mode::DropAnswers);
+    // etcd extends it, while whoever has heard of its node for a TTL may take the node for dead.
+    let until = tokio::time::Instant::now() + world.ttl + Duration::from_secs(1);
+    while tokio::time::Instant::now() < until {
+        // Until the node gives it back.
+        let _ = direct.lease_keep_alive(first).await;
+        tokio::time::sleep(world.ttl / 8).await;
+    }
+    proxy.set(Mode::Pass);
+    let node = tokio::time::timeout(PATIENCE, joining).await.expect("it joins").unwrap().expect("it joins");
+    world.until("it may act", || node.cluster.may_act()).await;
+    assert_ne!(world.lease_of("a").await, first);
+}

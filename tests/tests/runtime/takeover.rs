@@ -1,5 +1,6 @@
 //! A shard that is taken from its owner, and an owner whose right to act lapses.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use reeve_drivers::cloud::sim::{CallKind, Fault, FaultKind};
 use reeve_ports::Bus;
 use reeve_protocol::admin::{AdminReply, AdminRequest};
 use reeve_protocol::command::CommandKind;
-use reeve_protocol::{ShardId, Span, VmId};
+use reeve_protocol::{ProjectId, ShardId, Span, UserId, VmId};
 
 use crate::realm::{Plan, Realm, SHARDS, shards};
 use crate::world::{World, run, short, until};
@@ -129,6 +130,27 @@ fn a_node_whose_clock_differs_from_the_others_holds_the_ends_of_its_leases() {
             .await;
         realm.council.skew(&realm.a.id, false);
         held(false).await;
+        realm.stop().await;
+    });
+}
+
+#[test]
+fn no_lease_begins_by_a_clock_that_differs_from_the_others() {
+    run(|| async {
+        let realm = Realm::new(Plan::new(2, short(Span::from_days(30)))).await;
+        realm.all_leases(2, "active").await;
+        realm.silence_the_cloud();
+        realm.council.skew(&realm.a.id, true);
+        realm.council.skew(&realm.b.id, true);
+        let (project, user) = (ProjectId::new("p").unwrap(), UserId::new("u").unwrap());
+        let vm = realm.sim.boot_vm("made", project, user, BTreeMap::new()).unwrap();
+        let listings = || realm.sim.audit().iter().filter(|entry| entry.call == CallKind::List).count();
+        let before = listings();
+        until("it is listed by both", || async { (listings() > before + 4).then_some(()) }).await;
+        assert_eq!(realm.b.show(vm).await, None, "nobody can say when its lease would begin");
+        realm.council.skew(&realm.a.id, false);
+        realm.council.skew(&realm.b.id, false);
+        until("it has a lease", || async { realm.b.show(vm).await.filter(|view| view.lease.state == "active") }).await;
         realm.stop().await;
     });
 }

@@ -81,3 +81,24 @@ async fn a_channel_that_can_never_deliver_does_not_hold_up_the_others() {
     assert_eq!(alone, Err(NotifierError::Undeliverable("no address".into())));
     assert!(FanOut::default().deliver(&letter).await.is_err());
 }
+
+/// Never answers.
+struct Hanging;
+
+#[async_trait]
+impl Notifier for Hanging {
+    async fn deliver(&self, _: &Letter) -> Result<(), NotifierError> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_delivery_that_is_dropped_on_the_way_forgets_nobody_who_has_the_notice() {
+    let steady = Flaky::new(0, NotifierError::Unavailable("never".into()));
+    let fan_out = FanOut::new(vec![steady.clone(), Arc::new(Hanging)]);
+    let letter = letter(vm(), 0, Notice::Ended);
+    for _ in 0..2 {
+        assert_eq!(futures::FutureExt::now_or_never(fan_out.deliver(&letter)), None);
+    }
+    assert_eq!(steady.delivered.load(Ordering::SeqCst), 1);
+}

@@ -116,7 +116,7 @@ pub(crate) enum ToShard {
     /// A supervisor ended.
     Down { vm: VmId, incarnation: u64, end: End },
     /// A record was read again.
-    Reloaded { vm: VmId, stored: Result<Option<Stored>, String> },
+    Reloaded { epoch: Epoch, vm: VmId, stored: Result<Option<Stored>, String> },
     /// Something for every VM.
     Broadcast(Broadcast),
     /// The VMs after an id, in the order of their ids.
@@ -243,7 +243,11 @@ impl Actor for ShardOwner {
             ToShard::Released(epoch) => state.released(epoch, &myself),
             ToShard::Route(routed) => state.route(*routed, &myself).await,
             ToShard::Down { vm, incarnation, end } => state.down(vm, incarnation, end, &myself),
-            ToShard::Reloaded { vm, stored } => state.reloaded(vm, stored, &myself).await,
+            ToShard::Reloaded { epoch, vm, stored } if state.is_current(epoch) => {
+                state.reloaded(vm, stored, &myself).await;
+            }
+            // Of a term that is over: a record that was read then may have changed since.
+            ToShard::Reloaded { .. } => {}
             ToShard::Broadcast(broadcast) => state.broadcast(broadcast),
             ToShard::After { after, limit, reply } => {
                 let _ = reply.send(state.after(after, limit));

@@ -4,7 +4,8 @@
 //! call ─ the term is handed over ─► waits for its own end, which is near
 //!   └─ the right to act has lapsed ─► unavailable: nothing is sent, the attempt is made again
 //!        └─ sent, and counted ─► answered
-//!                   └─ the right lapses, or the term ends ─► dropped: unknown, the next attempt looks first
+//!                   └─ the right lapses, or the term ends ─► dropped ─ a call's time later ─► unknown: the next
+//!                                                                      attempt looks first
 //! ```
 //!
 //! A call is no single request: a disk streams for minutes, and a launch is several requests in a row. So the right is
@@ -12,6 +13,10 @@
 //! is sent beside it cannot be fenced. Dropping the call ends its stream and keeps its next request from being sent; what
 //! was sent before may have had its effect. A right lapses by the clock and tells nobody, so a call that waits is looked
 //! after at an interval that is shorter than the least margin by which the right ends before the lease does.
+//!
+//! A call that was dropped may still be carried out, for as long as its answer would have been awaited. Nothing is told of
+//! it before that, because whoever looks sooner may find nothing and do it again. A new owner waits as long before it
+//! repeats anything.
 //!
 //! Looks pass. Whoever performs an effect sees nothing but these, so no act goes around them.
 
@@ -105,11 +110,13 @@ impl Barred {
 pub(super) struct Guard {
     ownership: Arc<Ownership>,
     clock: Arc<dyn Clock>,
+    /// How long a call that was dropped may still be carried out.
+    lands_within: Duration,
 }
 
 impl Guard {
-    pub(super) fn new(ownership: &Arc<Ownership>, clock: &Arc<dyn Clock>) -> Self {
-        Self { ownership: Arc::clone(ownership), clock: Arc::clone(clock) }
+    pub(super) fn new(ownership: &Arc<Ownership>, clock: &Arc<dyn Clock>, lands_within: Duration) -> Self {
+        Self { ownership: Arc::clone(ownership), clock: Arc::clone(clock), lands_within }
     }
 
     fn holds(&self) -> bool {
@@ -124,6 +131,15 @@ impl Guard {
     }
 
     async fn act<T>(&self, call: impl Future<Output = T>) -> Result<T, Barred> {
+        let answer = self.through(call).await;
+        if matches!(answer, Err(Barred::During)) {
+            // Not counted any more: a hand-over does not wait for this.
+            pause(self.clock.as_ref(), self.lands_within).await;
+        }
+        answer
+    }
+
+    async fn through<T>(&self, call: impl Future<Output = T>) -> Result<T, Barred> {
         let Some(_act) = self.ownership.acts.begin() else {
             // The task is about to be ended; any answer would be taken for the outcome of an attempt.
             return std::future::pending().await;

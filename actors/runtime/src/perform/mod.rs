@@ -136,7 +136,7 @@ pub async fn perform(ports: &Ports, vm: &EffectContext, pending: &PendingEffect)
     let Some(cloud) = ports.cloud.get(&vm.cloud) else {
         return Outcome::Retryable { reason: format!("cloud {} is not configured on this node", vm.cloud) };
     };
-    let guard = Guard::new(&vm.ownership, &ports.clock);
+    let guard = Guard::new(&vm.ownership, &ports.clock, ports.timeouts.call);
     let cloud = GuardedCloud::new(Arc::clone(cloud), guard.clone());
     let vault = GuardedVault::new(Arc::clone(&ports.vault), guard.clone());
     let notifier = GuardedNotifier::new(Arc::clone(&ports.notifier), guard);

@@ -155,6 +155,8 @@ pub(super) struct Claim<'a> {
     pub(super) at: Timestamp,
     pub(super) node: &'a NodeId,
     pub(super) epoch: Epoch,
+    /// When it was heard that the node owns the shard no more; a later claim of another ends this one too.
+    pub(super) ended: Option<Timestamp>,
 }
 
 /// Everything that a history says.
@@ -168,7 +170,7 @@ pub(super) struct Case<'a> {
     /// Calls that name no VM.
     pub(super) loose: Vec<Made<'a>>,
     pub(super) unattended_ms: Vec<u64>,
-    clocks: Clocks,
+    pub(super) clocks: Clocks,
     pub(super) restless: Vec<&'a str>,
     pub(super) nodes: Vec<(&'a NodeId, u64, u64)>,
     pub(super) last_owner: BTreeMap<ShardId, Option<&'a NodeId>>,
@@ -272,9 +274,14 @@ impl<'a> Case<'a> {
                 None => self.loose.push(Made { at, call }),
             },
             What::Event { event } => self.hear(at, event),
-            What::Stepped { offset_ms, .. } => self.clocks.step(at, *offset_ms),
+            What::Stepped { node, offset_ms } => self.clocks.step(at, node, *offset_ms),
             What::Owned { shard, node, epoch } => {
-                self.claims.entry(*shard).or_default().push(Claim { at, node, epoch: *epoch });
+                self.claims.entry(*shard).or_default().push(Claim { at, node, epoch: *epoch, ended: None });
+            }
+            What::Disowned { shard } => {
+                if let Some(last) = self.claims.get_mut(shard).and_then(|claims| claims.last_mut()) {
+                    last.ended.get_or_insert(at);
+                }
             }
             What::Unattended { ms, .. } => self.unattended_ms.push(*ms),
             What::Healed => self.healed = true,
@@ -286,7 +293,7 @@ impl<'a> Case<'a> {
             }
             What::InCloud { vm, state } => self.vm(*vm).in_cloud = Some(state),
             What::InVault { vm, backup } => self.vm(*vm).in_vault.push(*backup),
-            What::FaultBegan { .. } | What::FaultEnded { .. } | What::FaultFailed { .. } | What::Disowned { .. } => {}
+            What::FaultBegan { .. } | What::FaultEnded { .. } | What::FaultFailed { .. } => {}
         }
     }
 

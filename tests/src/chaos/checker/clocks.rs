@@ -10,9 +10,15 @@
 //! Who publishes an event need not be who decided it, so every node's clock counts. A step that was healed still counts: a
 //! node that doubts its clock goes on by the time that it believed before.
 
-use reeve_protocol::Timestamp;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use reeve_protocol::{NodeId, Timestamp};
 
 use super::case::SLACK;
+
+/// How long after a clock was set right its node may still doubt it, and hold what a wrong clock could harm.
+const SETTLES: Duration = Duration::from_secs(30);
 
 /// When something was decided, as far as that can be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,11 +35,13 @@ pub(super) struct Clocks {
     begun: Timestamp,
     /// From when on a clock was off by so much.
     steps: Vec<(Timestamp, i64)>,
+    /// For each node from when until when its clock was off.
+    off: BTreeMap<NodeId, Vec<(Timestamp, Timestamp)>>,
 }
 
 impl Default for Clocks {
     fn default() -> Self {
-        Self { begun: Timestamp::EPOCH, steps: Vec::new() }
+        Self { begun: Timestamp::EPOCH, steps: Vec::new(), off: BTreeMap::new() }
     }
 }
 
@@ -43,11 +51,22 @@ impl Clocks {
         self.begun = at;
     }
 
-    /// A clock is off from now on.
-    pub(super) fn step(&mut self, at: Timestamp, offset_ms: i64) {
+    /// The clock of a node is off from now on, or right again.
+    pub(super) fn step(&mut self, at: Timestamp, node: &NodeId, offset_ms: i64) {
+        let off = self.off.entry(node.clone()).or_default();
+        if let Some(last) = off.last_mut() {
+            last.1 = last.1.min(at);
+        }
         if offset_ms != 0 {
+            off.push((at, Timestamp::MAX));
             self.steps.push((at, offset_ms));
         }
+    }
+
+    /// Whether in this time a node may have held VMs because it did not trust its clock; no event tells of that.
+    pub(super) fn may_be_doubted(&self, from: Timestamp, to: Timestamp) -> bool {
+        let settled = |right_at: Timestamp| if right_at == Timestamp::MAX { right_at } else { right_at + SETTLES };
+        self.off.values().flatten().any(|(off_at, right_at)| *off_at <= to && from <= settled(*right_at))
     }
 
     /// When an event was decided whose node wrote this time, which was heard then, and came after what was decided not
@@ -78,12 +97,23 @@ mod tests {
     }
 
     fn clocks() -> Clocks {
+        let (one, other) = (NodeId::new("n1").unwrap(), NodeId::new("n2").unwrap());
         let mut clocks = Clocks::default();
         clocks.begin(at(0));
-        clocks.step(at(10_000), HOUR_MS);
-        clocks.step(at(20_000), 0);
-        clocks.step(at(40_000), -HOUR_MS);
+        clocks.step(at(10_000), &one, HOUR_MS);
+        clocks.step(at(20_000), &one, 0);
+        clocks.step(at(140_000), &other, -HOUR_MS);
+        clocks.step(at(150_000), &one, 0);
         clocks
+    }
+
+    #[test]
+    fn a_clock_is_doubted_while_it_is_off_and_until_its_node_has_settled() {
+        let doubted = |from: i64, to: i64| clocks().may_be_doubted(at(from), at(to));
+        assert!(!doubted(0, 9_000));
+        assert!(doubted(0, 10_000) && doubted(12_000, 13_000) && doubted(49_000, 60_000));
+        assert!(!doubted(51_000, 139_000));
+        assert!(doubted(51_000, 140_000) && doubted(300_000, 301_000), "that of the other was never set right");
     }
 
     fn decided(written: i64, heard: i64) -> (i64, i64) {
@@ -99,7 +129,7 @@ mod tests {
     #[test]
     fn a_time_of_a_clock_that_was_off_is_set_right() {
         assert_eq!(decided(15_000 + HOUR_MS, 16_000), (15_000, 15_000));
-        assert_eq!(decided(45_000 - HOUR_MS, 46_000), (45_000, 45_000));
+        assert_eq!(decided(145_000 - HOUR_MS, 146_000), (145_000, 145_000));
         assert_eq!(decided(23_000 + HOUR_MS, 24_000), (23_000, 23_000), "a doubted clock is believed for a while");
     }
 

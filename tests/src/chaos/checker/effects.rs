@@ -12,7 +12,7 @@
 use reeve_protocol::event::Alert;
 use reeve_protocol::{Timestamp, VmId};
 
-use super::case::{Asked, Case, Heard, Story};
+use super::case::{Asked, Case, Heard, SLACK, Story};
 use super::{Judgement, Rule};
 
 /// The actions with which a VM can be ordered about: command, name, and whether Reeve itself does it too.
@@ -198,9 +198,9 @@ pub(super) fn runs(state: &str) -> bool {
     ["active", "error", "resized", "unknown"].contains(&state)
 }
 
-/// Whether an event of this kind was heard after this was asked for: what was decided after it was heard after it.
+/// Whether an event of this kind may have been decided after this was asked for; when it was heard of proves nothing.
 fn is_since(story: &Story<'_>, kind: &str, asked: &Asked<'_>) -> bool {
-    story.of(kind).any(|heard| heard.at >= asked.first_at)
+    story.of(kind).any(|heard| heard.decided.latest + SLACK >= asked.first_at)
 }
 
 /// Whether something was still under way at the end.
@@ -340,10 +340,29 @@ mod tests {
         tale.event(vm(1), "lease.extended", json!({"by": "u", "ends_at": ends_at, "extensions": 1}));
         tale.sent("e", vm(1), "lease.extend", json!({}));
         tale.answered("e", &json!({"ok": true, "result": {"ends_at": ends_at}}));
+        tale.pass(2);
         again(&mut tale, "c1", "lease.end");
         assert_eq!(tale.broken_at_end(), [Rule::Command]);
         tale.event(vm(1), "lease.ended", json!({"reason": "stopped"}));
         assert_eq!(tale.broken_at_end(), []);
+    }
+
+    #[test]
+    fn what_was_decided_before_it_was_asked_for_and_heard_of_after_is_none() {
+        for (seconds, expected) in [(-30, vec![Rule::Command]), (-5, vec![])] {
+            let mut tale = Tale::new();
+            tale.made(vm(1), "short");
+            tale.lease(vm(1), 0, 600);
+            tale.in_cloud(vm(1));
+            tale.last(vm(1), "n1", "active");
+            tale.pass(100);
+            again(&mut tale, "c1", "repair.run");
+            tale.pass(10);
+            tale.written_at(seconds);
+            tale.event(vm(1), "repair.started", json!({"cause": "health"}));
+            tale.event(vm(1), "repair.succeeded", json!({"steps": 0}));
+            assert_eq!(tale.broken_at_end(), expected, "{seconds}");
+        }
     }
 
     #[test]
@@ -355,6 +374,7 @@ mod tests {
         tale.event(vm(1), "repair.step-finished", json!({"step": "hard_reboot", "cured": true}));
         tale.event(vm(1), "repair.succeeded", json!({"steps": 1}));
         assert_eq!(tale.broken_at_end(), []);
+        tale.pass(2);
         again(&mut tale, "c2", "repair.run");
         assert_eq!(tale.broken_at_end(), [Rule::Command], "one that began before is another");
         tale.last(vm(1), "n1", "stopped");

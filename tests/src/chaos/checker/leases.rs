@@ -10,7 +10,7 @@ use super::case::{Case, Heard, SLACK, Story, time};
 use super::{Judgement, Rule};
 
 /// A lease, as its events tell it.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Told {
     started_at: Option<Timestamp>,
     /// `None` too when an operator moved it in a way that no event tells.
@@ -18,6 +18,9 @@ struct Told {
     grace_until: Option<Timestamp>,
     /// The notices since its end was last moved.
     notices: usize,
+    /// That it is shorter than its policy gives. The slow clock of whoever found the VM can have cut it; no rule is broken
+    /// if that is set right before anything comes of it.
+    short: Option<String>,
     begun: bool,
     ended: bool,
 }
@@ -35,6 +38,13 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Judgement) {
             if let Err(why) = hear(case, story, &mut told, heard) {
                 verdict.broke(Rule::Lease, *vm, why);
             }
+        }
+        // Nothing comes any more of a lease whose VM is gone, or that somebody ended.
+        if !story.is_gone()
+            && !is_asked_to_end(case, story, Timestamp::MAX)
+            && let Some(why) = told.short.take()
+        {
+            verdict.broke(Rule::Lease, *vm, why);
         }
         if case.healed
             && let Some(why) = lost(case, story, &told)
@@ -60,34 +70,40 @@ fn hear(case: &Case<'_>, story: &Story<'_>, told: &mut Told, heard: &Heard<'_>) 
     match event.kind.as_str() {
         "reeve.lease.created" => {
             let again = told.begun && !told.ended;
-            *told = Told { begun: true, started_at: time(data, "started_at"), ends_at: time(data, "ends_at"), ..*told };
-            if again {
-                return Err("its lease began twice".to_owned());
-            }
+            told.started_at = time(data, "started_at");
+            told.ends_at = time(data, "ends_at");
+            told.short = too_short(story, told, policy);
+            told.begun = true;
             told.ended = false;
-            long_enough(story, told, policy)
+            if again { Err("its lease began twice".to_owned()) } else { Ok(()) }
         }
         "reeve.lease.corrected" => {
             told.started_at = time(data, "started_at");
             told.ends_at = time(data, "ends_at");
-            long_enough(story, told, policy)
+            told.short = too_short(story, told, policy);
+            Ok(())
         }
         "reeve.lease.expiring" => noticed(told, policy),
         "reeve.lease.extended" => {
             let before = std::mem::replace(&mut told.ends_at, time(data, "ends_at"));
             told.grace_until = None;
             told.ended = false;
+            lengthened(story, told, policy);
             one_step(before, told.ends_at, heard, policy)?;
             within_caps(told, data["extensions"].as_u64().unwrap_or(0), policy)
         }
         "reeve.lease.policy-changed" | "reeve.lease.end-cancelled" | "reeve.lease.exempted" => {
             told.ends_at = time(data, "ends_at");
             told.grace_until = None;
+            lengthened(story, told, policy);
             Ok(())
         }
         "reeve.lease.expired" => {
             let ends_at = time(data, "ends_at");
             told.grace_until = time(data, "grace_until");
+            if let Some(why) = told.short.take() {
+                return Err(why);
+            }
             match ends_at {
                 Some(at) if heard.decided.latest + SLACK < at => {
                     Err(format!("its lease ended at {}, it ends at {at}", heard.decided.latest))
@@ -98,7 +114,13 @@ fn hear(case: &Case<'_>, story: &Story<'_>, told: &mut Told, heard: &Heard<'_>) 
                 Some(_) | None => Ok(()),
             }
         }
-        "reeve.vm.terminating" if data["by"] == "lease" => not_early(case, story, told, heard),
+        "reeve.vm.terminating" if data["by"] == "lease" => {
+            // Who asked for it takes the time that was left.
+            if is_asked_to_end(case, story, heard.decided.latest) {
+                return Ok(());
+            }
+            told.short.take().map_or_else(|| not_early(story, told, heard), Err)
+        }
         "reeve.lease.ended" => {
             let twice = std::mem::replace(&mut told.ended, true);
             if twice { Err("its lease ended twice".to_owned()) } else { Ok(()) }
@@ -108,13 +130,23 @@ fn hear(case: &Case<'_>, story: &Story<'_>, told: &mut Told, heard: &Heard<'_>) 
 }
 
 /// A VM that a user made has at least the time that its policy gives, whatever the clock of the node that found it.
-fn long_enough(story: &Story<'_>, told: &Told, policy: Option<&Policy>) -> Result<(), String> {
-    let (Some((made_at, _)), Some(ends_at), Some(policy)) = (story.made, told.ends_at, policy) else { return Ok(()) };
-    let least = made_at + policy.lease.duration;
-    if ends_at + SLACK < least {
-        return Err(format!("made at {made_at}, its lease is to end at {ends_at}, before {least}"));
+fn too_short(story: &Story<'_>, told: &Told, policy: Option<&Policy>) -> Option<String> {
+    let ((made_at, _), ends_at) = (story.made?, told.ends_at?);
+    let least = made_at + policy?.lease.duration;
+    let is_short = ends_at + SLACK < least;
+    is_short.then(|| format!("made at {made_at}, its lease is to end at {ends_at}, before {least}"))
+}
+
+/// The end was set anew: what was too short may be so no more. What was long enough may be made shorter.
+fn lengthened(story: &Story<'_>, told: &mut Told, policy: Option<&Policy>) {
+    if told.short.is_some() {
+        told.short = too_short(story, told, policy);
     }
-    Ok(())
+}
+
+/// Whether somebody had asked by then that the lease ends, and was not refused.
+fn is_asked_to_end(case: &Case<'_>, story: &Story<'_>, by: Timestamp) -> bool {
+    case.granted(story, "lease.end").any(|asked| asked.first_at <= by + SLACK)
 }
 
 /// What moves the end of a lease, or says anew when it is, gives all notices again.
@@ -160,13 +192,10 @@ fn within_caps(told: &Told, extensions: u64, policy: Option<&Policy>) -> Result<
     }
 }
 
-/// The end by lease begins, and destroys, only when the lease is over or its owner said so.
-fn not_early(case: &Case<'_>, story: &Story<'_>, told: &Told, heard: &Heard<'_>) -> Result<(), String> {
+/// The end by lease begins, and destroys, only when the lease is over.
+fn not_early(story: &Story<'_>, told: &Told, heard: &Heard<'_>) -> Result<(), String> {
     let Some(due) = told.due() else { return Ok(()) };
     let begun = heard.decided.latest;
-    if case.granted(story, "lease.end").any(|asked| asked.first_at <= begun + SLACK) {
-        return Ok(());
-    }
     let destroyed = story.calls.iter().find(|made| made.is_done(CallKind::DeleteServer)).map(|made| made.at);
     let first = destroyed.map_or(begun, |at| at.min(begun));
     if first + SLACK < due {
@@ -281,6 +310,63 @@ mod tests {
         let mut tale = Tale::new();
         tale.made(vm(1), "short");
         tale.lease(vm(1), -3_600, -3_540);
+        assert_eq!(tale.broken(), [Rule::Lease]);
+    }
+
+    /// A lease that a clock an hour behind cut short.
+    fn cut_short() -> Tale {
+        let mut tale = Tale::new();
+        tale.made(vm(1), "short");
+        tale.lease(vm(1), -3_600, -3_540);
+        tale.pass(3);
+        tale
+    }
+
+    fn corrected(tale: &mut Tale, to: i64) {
+        let (started_at, ends_at) = (tale.time(to - 60), tale.time(to));
+        tale.event(vm(1), "lease.corrected", json!({"started_at": started_at, "ends_at": ends_at}));
+    }
+
+    #[test]
+    fn a_short_lease_that_is_set_right_in_time_is_none() {
+        let mut tale = cut_short();
+        corrected(&mut tale, 60);
+        assert_eq!(tale.broken(), []);
+        let mut tale = cut_short();
+        corrected(&mut tale, 30);
+        assert_eq!(tale.broken(), [Rule::Lease], "it is still too short");
+        for (seconds, expected) in [(60, vec![]), (40, vec![Rule::Lease])] {
+            let mut tale = cut_short();
+            let ends_at = tale.time(seconds);
+            tale.event(vm(1), "lease.policy-changed", json!({"policy": "short", "ends_at": ends_at}));
+            assert_eq!(tale.broken(), expected, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn a_short_lease_that_is_set_right_after_something_came_of_it_is_found() {
+        let mut tale = Tale::new();
+        tale.made(vm(1), "short");
+        let ends_at = tale.lease(vm(1), -3_600, -3_540);
+        tale.event(vm(1), "lease.expired", json!({"ends_at": ends_at, "grace_until": null}));
+        corrected(&mut tale, 60);
+        assert_eq!(tale.broken(), [Rule::Lease]);
+        let mut tale = cut_short();
+        tale.event(vm(1), "vm.terminating", json!({"by": "lease"}));
+        corrected(&mut tale, 60);
+        assert_eq!(tale.broken(), [Rule::Lease]);
+    }
+
+    #[test]
+    fn a_short_lease_of_a_vm_that_its_owner_ended_took_nothing() {
+        let mut tale = cut_short();
+        tale.event(vm(1), "vm.vanished", json!({}));
+        assert_eq!(tale.broken(), []);
+        let mut tale = cut_short();
+        tale.sent("c1", vm(1), "lease.end", json!({}));
+        tale.event(vm(1), "vm.terminating", json!({"by": "lease"}));
+        assert_eq!(tale.broken(), []);
+        tale.answered("c1", &json!({"ok": false, "error": {"code": "denied", "message": "no"}}));
         assert_eq!(tale.broken(), [Rule::Lease]);
     }
 

@@ -1,7 +1,11 @@
 //! Rule 3: never do two owners act on one VM. A call belongs to the last claim of its node; once a later claim of another
-//! node has called, no call of an earlier one may come, nor when a later claim of another node is old enough.
+//! node has called, no call of an earlier one may come, nor when a later claim of another node is old enough, nor when the
+//! node's own was given up long enough before. A claim that is heard of within the time that a call may be on its way counts
+//! for the one who is judged, and never against another.
 
-use reeve_protocol::Epoch;
+use std::time::Duration;
+
+use reeve_protocol::{Epoch, Timestamp};
 
 use super::case::{Case, Claim, Made, ON_ITS_WAY, SLACK};
 use super::{Judgement, Rule};
@@ -18,7 +22,8 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Judgement) {
         for made in &story.calls {
             let Some(node) = made.node() else { continue };
             let (call, at) = (made.call.call, made.at);
-            let why = match (epoch_of(claims, made), newest) {
+            let certain = epoch_of(claims, made, SLACK);
+            let why = match (epoch_of(claims, made, ON_ITS_WAY), newest) {
                 (None, _) => format!("{node} called {call:?} at {at} and never owned it"),
                 (Some(epoch), Some(newer)) if epoch < newer => {
                     format!("{node} called {call:?} at {at} in epoch {}, after the owner of epoch {}", epoch.0, newer.0)
@@ -28,10 +33,16 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Judgement) {
                         "{node} called {call:?} at {at} in epoch {}, {} had claimed it in epoch {} at {}",
                         epoch.0, claim.node, claim.epoch.0, claim.at
                     ),
-                    None => {
-                        newest = Some(epoch);
-                        continue;
-                    }
+                    None => match given_up(claims, epoch).filter(|ended| *ended + ON_ITS_WAY < made.at) {
+                        Some(ended) => format!(
+                            "{node} called {call:?} at {at} in epoch {}, after it had given the shard up at {ended}",
+                            epoch.0
+                        ),
+                        None => {
+                            newest = newest.max(certain);
+                            continue;
+                        }
+                    },
                 },
             };
             verdict.double_actions += 1;
@@ -40,20 +51,20 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Judgement) {
     }
 }
 
-/// The claim under which a node called. Claims are heard of a moment after they are made.
-fn epoch_of(claims: &[Claim<'_>], made: &Made<'_>) -> Option<Epoch> {
-    let own = claims.iter().filter(|claim| Some(claim.node) == made.node() && claim.at <= made.at + SLACK);
+/// The newest claim of the node that called, of those that were heard of not more than this after the call.
+fn epoch_of(claims: &[Claim<'_>], made: &Made<'_>, late: Duration) -> Option<Epoch> {
+    let own = claims.iter().filter(|claim| Some(claim.node) == made.node() && claim.at <= made.at + late);
     own.map(|claim| claim.epoch).max()
 }
 
 /// The claim of another node that had ended the one under which a node called, long enough before.
 fn taken_over<'c, 'a>(claims: &'c [Claim<'a>], made: &Made<'_>, epoch: Epoch) -> Option<&'c Claim<'a>> {
-    let later = |claim: &&Claim<'_>| claim.epoch > epoch;
-    let again = claims.iter().filter(later).filter(|claim| Some(claim.node) == made.node());
-    if again.into_iter().any(|claim| claim.at <= made.at + ON_ITS_WAY) {
-        return None;
-    }
-    claims.iter().filter(later).find(|claim| claim.at + ON_ITS_WAY < made.at)
+    claims.iter().find(|claim| claim.epoch > epoch && claim.at + ON_ITS_WAY < made.at)
+}
+
+/// When it was heard that the claim of this epoch had ended without another. It may have been told anew since.
+fn given_up(claims: &[Claim<'_>], epoch: Epoch) -> Option<Timestamp> {
+    claims.iter().rfind(|claim| claim.epoch == epoch).and_then(|claim| claim.ended)
 }
 
 #[cfg(test)]
@@ -116,6 +127,54 @@ mod tests {
         tale.call(vm(1), "n2", CallKind::Stop, "");
         tale.pass(2);
         tale.owned(vm(1), "n2", 4);
+        assert_eq!(tale.broken(), []);
+    }
+
+    #[test]
+    fn a_first_claim_that_is_heard_of_after_the_call_counts_for_its_node() {
+        for (seconds, expected) in [(2, vec![]), (4, vec![Rule::OneOwner])] {
+            let mut tale = Tale::new();
+            tale.made(vm(1), "short");
+            tale.call(vm(1), "n1", CallKind::Snapshot, "");
+            tale.pass(seconds);
+            tale.owned(vm(1), "n1", 1);
+            assert_eq!(tale.broken(), expected, "{seconds} s after the call");
+        }
+    }
+
+    #[test]
+    fn a_claim_after_that_of_a_newer_owner_that_is_heard_of_late_counts_and_not_against_that_one() {
+        for (seconds, expected) in [(2, vec![]), (4, vec![Rule::OneOwner])] {
+            let mut tale = two_owners();
+            tale.call(vm(1), "n1", CallKind::Stop, "");
+            tale.call(vm(1), "n2", CallKind::Snapshot, "");
+            tale.pass(seconds);
+            tale.owned(vm(1), "n1", 3);
+            assert_eq!(tale.broken(), expected, "{seconds} s after the call");
+        }
+    }
+
+    #[test]
+    fn a_call_of_a_node_that_had_given_the_shard_up_is_found() {
+        for (seconds, expected) in [(2, vec![]), (4, vec![Rule::OneOwner])] {
+            let mut tale = two_owners();
+            tale.disowned(vm(1));
+            tale.pass(seconds);
+            tale.call(vm(1), "n2", CallKind::Stop, "");
+            assert_eq!(tale.broken(), expected, "{seconds} s after it gave the shard up");
+            tale.pass(2);
+            tale.owned(vm(1), "n2", 3);
+            assert_eq!(tale.broken(), [], "it had claimed it again, which was heard of late");
+        }
+    }
+
+    #[test]
+    fn a_claim_that_is_told_anew_goes_on() {
+        let mut tale = two_owners();
+        tale.disowned(vm(1));
+        tale.owned(vm(1), "n2", 2);
+        tale.pass(10);
+        tale.call(vm(1), "n2", CallKind::Stop, "");
         assert_eq!(tale.broken(), []);
     }
 

@@ -1,7 +1,9 @@
 //! Rule 4: every step of a repair ends with a retest of what started it, before the next step begins; and every repair
-//! comes to a verdict, unless the VM was held or no longer meant to run.
+//! comes to a verdict, unless the VM was held, or may have been, or is no longer meant to run.
 
-use super::case::{Case, Story};
+use reeve_protocol::Timestamp;
+
+use super::case::{Case, Heard, Story};
 use super::effects::{is_busy, runs};
 use super::{Judgement, Rule};
 
@@ -29,7 +31,7 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Judgement) {
             }
         }
         if case.healed
-            && let Some(sequence) = without_verdict(story)
+            && let Some(sequence) = without_verdict(case, story)
         {
             verdict.broke(Rule::Retest, *vm, format!("the repair of event {sequence} came to no verdict"));
         }
@@ -37,23 +39,29 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Judgement) {
 }
 
 /// The first repair that is over without a verdict and without a reason to give way.
-fn without_verdict(story: &Story<'_>) -> Option<u64> {
+fn without_verdict(case: &Case<'_>, story: &Story<'_>) -> Option<u64> {
     // Whoever locks a VM, or puts it under maintenance, does so at a time that no event tells.
     if !story.hands_off.is_empty() {
         return None;
     }
-    let mut open: Option<u64> = None;
+    // Nor does one tell of a node that does not trust its clock, and holds its VMs.
+    let has_reason = |begun: &Heard<'_>, over: Timestamp| case.clocks.may_be_doubted(begun.decided.earliest, over);
+    let mut open: Option<&Heard<'_>> = None;
     for heard in story.told() {
         let to = heard.event.data["to"].as_str().unwrap_or("?");
         match heard.event.kind.as_str() {
-            "reeve.repair.started" if open.is_some() => return open,
-            "reeve.repair.started" => open = Some(heard.event.sequence),
+            "reeve.repair.started" => {
+                if let Some(begun) = open.replace(heard).filter(|begun| !has_reason(begun, heard.decided.latest)) {
+                    return Some(begun.event.sequence);
+                }
+            }
             "reeve.repair.succeeded" | "reeve.repair.exhausted" => open = None,
             "reeve.vm.state-changed" if !runs(to) => open = None,
             _ => {}
         }
     }
-    open.filter(|_| !story.is_gone() && !is_busy(story))
+    let begun = open.filter(|begun| !story.is_gone() && !is_busy(story) && !has_reason(begun, Timestamp::MAX))?;
+    Some(begun.event.sequence)
 }
 
 #[cfg(test)]
@@ -104,6 +112,47 @@ mod tests {
         let twice =
             ["started", "step-started", "step-finished", "started", "step-started", "step-finished", "succeeded"];
         assert_eq!(repair_at_end(&twice, None), [Rule::Retest]);
+    }
+
+    /// A VM whose repair begins; at the end it runs.
+    fn repair_begins() -> Tale {
+        let mut tale = Tale::new();
+        tale.made(vm(1), "short");
+        tale.lease(vm(1), 0, 60);
+        tale.in_cloud(vm(1));
+        tale.last(vm(1), "n1", "active");
+        tale
+    }
+
+    #[test]
+    fn a_repair_that_gave_way_while_a_clock_was_doubted_is_none() {
+        for (seconds, expected) in [(20, vec![]), (40, vec![Rule::Retest])] {
+            let mut tale = repair_begins();
+            tale.stepped("n1", 3_600_000);
+            tale.stepped("n1", 0);
+            tale.pass(seconds);
+            tale.event(vm(1), "repair.started", json!({"cause": "health"}));
+            assert_eq!(tale.broken_at_end(), expected, "{seconds} s after the clock was set right");
+            tale.event(vm(1), "repair.started", json!({"cause": "health"}));
+            tale.event(vm(1), "repair.succeeded", json!({"steps": 0}));
+            assert_eq!(tale.broken_at_end(), expected, "{seconds} s after the clock was set right");
+        }
+        for (seconds, expected) in [(-5, vec![]), (5, vec![Rule::Retest])] {
+            let mut tale = repair_begins();
+            tale.event(vm(1), "repair.started", json!({"cause": "health"}));
+            tale.pass(10);
+            if seconds < 0 {
+                tale.stepped("n2", -3_600_000);
+            }
+            tale.pass(10);
+            tale.event(vm(1), "repair.started", json!({"cause": "health"}));
+            tale.event(vm(1), "repair.succeeded", json!({"steps": 0}));
+            tale.pass(5);
+            if seconds > 0 {
+                tale.stepped("n2", -3_600_000);
+            }
+            assert_eq!(tale.broken_at_end(), expected, "a clock is stepped {seconds} s after the repair gave way");
+        }
     }
 
     #[test]

@@ -98,6 +98,10 @@ impl Tale {
         self.say(What::Owned { shard, node: NodeId::new(node).unwrap(), epoch: Epoch(epoch) });
     }
 
+    pub(super) fn disowned(&mut self, vm: VmId) {
+        self.say(What::Disowned { shard: ShardId::of(vm, Self::SHARDS) });
+    }
+
     pub(super) fn stepped(&mut self, node: &str, offset_ms: i64) {
         self.say(What::Stepped { node: NodeId::new(node).unwrap(), offset_ms });
     }

@@ -93,12 +93,13 @@ impl Api {
         for image in &images {
             if let Disk::Volume(volume) = &image.disk {
                 let body = json!({ "os-reimage": { "image_id": image.id, "reimage_reserved": true } });
-                self.ask(Ask::post(Service::Volume, format!("/volumes/{volume}/action"), body).version("3.68")).await?;
+                let ask = Ask::post(Service::Volume, format!("/volumes/{volume}/action"), body).version("3.68");
+                self.ask(ask).await.map_err(for_now)?;
             }
         }
         metadata.insert(RESTORED_BY_KEY.to_owned(), operation.to_owned());
         let rebuild = json!({ "rebuild": { "imageRef": root, "metadata": metadata } });
-        self.act(vm, rebuild).await?;
+        self.act(vm, rebuild).await.map_err(for_now)?;
         self.tidy_images_after(vm, images);
         Ok(())
     }
@@ -165,6 +166,15 @@ impl Uploaded {
                 "volume_size": self.bytes.div_ceil(GIB).max(1), "delete_on_termination": true,
             }),
         }
+    }
+}
+
+/// A restore that replaces one disk has to replace all: a volume that is still being written by an attempt before this
+/// one is no reason to give up.
+fn for_now(error: CloudError) -> CloudError {
+    match error {
+        CloudError::Refused(why) => CloudError::Unavailable(format!("not now: {why}")),
+        other => other,
     }
 }
 

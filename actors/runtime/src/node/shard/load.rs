@@ -185,7 +185,13 @@ pub(super) async fn releasing(shared: Arc<Shared>, shard: ShardId, epoch: Epoch,
 }
 
 /// Reads one record again, after a wait, as long as it takes.
-pub(super) async fn reload(shared: Arc<Shared>, shard: ShardId, vm: VmId, wait: Duration, owner: ActorRef<ToShard>) {
+pub(super) async fn reload(
+    shared: Arc<Shared>,
+    (shard, epoch): (ShardId, Epoch),
+    vm: VmId,
+    wait: Duration,
+    owner: ActorRef<ToShard>,
+) {
     if !wait.is_zero() {
         shared.clock.sleep(wait).await;
     }
@@ -200,7 +206,7 @@ pub(super) async fn reload(shared: Arc<Shared>, shard: ShardId, vm: VmId, wait: 
         wait = (wait * 2).min(LAST_WAIT);
     };
     // An owner that has ended has no use for it.
-    let _ = owner.send_message(ToShard::Reloaded { vm, stored });
+    let _ = owner.send_message(ToShard::Reloaded { epoch, vm, stored });
 }
 
 /// Looks for a VM in every cloud; where it is found, its supervisor hears of it first and then of the command.

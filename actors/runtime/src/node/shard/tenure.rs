@@ -59,7 +59,7 @@ impl Tenure {
         &self.term
     }
 
-    fn epoch(&self) -> Epoch {
+    pub(super) fn epoch(&self) -> Epoch {
         self.claim.epoch()
     }
 }

@@ -12,6 +12,7 @@ use reeve_protocol::command::{CommandKind, Refusal, RefusalCode};
 use reeve_protocol::{Epoch, VmId};
 
 use super::load::{self, decode, reload};
+use super::tenure::Tenure;
 use super::{Broadcast, Found, MAX_WAITING, Phase, Routed, ShardState, Slot, ToShard, found};
 use crate::actor::{End, InputReply, Limit, ToVm, VmLink, spawn_vm};
 use crate::performer::Task;
@@ -108,6 +109,12 @@ impl ShardState {
             }
             return;
         }
+        // The lease of a VM that is found begins now. The listing comes again, when the clock says when that is; whoever
+        // adopts a VM awaits no answer to what the cloud showed, and has asked for it.
+        let is_found = matches!(routed.input, VmInput::Listed { .. }) && routed.reply.is_some();
+        if is_found && self.shared.clock_is_in_doubt() {
+            return routed.answer(InputReply::Busy);
+        }
         let (Some(facts), Some(cloud)) = (routed.input.facts(), routed.cloud.clone()) else {
             return routed.answer(InputReply::Verdict(Verdict::Ignored(Ignored::Over)));
         };
@@ -171,7 +178,8 @@ impl ShardState {
         // Nobody was told of it, so nobody is told that it is over.
         let _ = trouble.recovers(Limit::VM, elapsed);
         let wait = trouble.ended(Limit::VM, elapsed).wait;
-        let reading = tokio::spawn(reload(Arc::clone(&self.shared), self.shard, vm, wait, myself.clone()));
+        let owned = (self.shard, self.tenure.as_ref().map_or(Epoch(0), Tenure::epoch));
+        let reading = tokio::spawn(reload(Arc::clone(&self.shared), owned, vm, wait, myself.clone()));
         let waiting = match self.vms.remove(&vm) {
             Some(Slot::Loading { waiting, .. }) => waiting,
             Some(Slot::Live { .. } | Slot::Parked { .. }) | None => Vec::new(),

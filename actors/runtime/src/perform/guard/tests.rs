@@ -1,7 +1,7 @@
 //! Calls whose right ends while they are under way, request by request.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Waker};
 
 use futures::FutureExt;
@@ -14,10 +14,11 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::perform::Introducer;
 
-/// A right that ends when told, and a clock whose sleeps never end.
+/// A right that ends when told, and a clock that goes as told and whose sleeps end when it has.
 #[derive(Default)]
 struct Told {
     is_over: AtomicBool,
+    elapsed_ms: AtomicU64,
 }
 
 #[async_trait]
@@ -42,11 +43,12 @@ impl Clock for Told {
     }
 
     fn elapsed(&self) -> Duration {
-        Duration::ZERO
+        Duration::from_millis(self.elapsed_ms.load(Ordering::SeqCst))
     }
 
-    async fn sleep(&self, _: Duration) {
-        std::future::pending::<()>().await;
+    async fn sleep(&self, duration: Duration) {
+        let until = self.elapsed() + duration;
+        poll_fn(|_| if self.elapsed() < until { Poll::Pending } else { Poll::Ready(()) }).await;
     }
 }
 
@@ -57,7 +59,7 @@ impl Introducer for Told {
     }
 }
 
-fn guard(told: &Arc<Told>) -> Guard {
+fn guard(told: &Arc<Told>, lands_within: Duration) -> Guard {
     let ownership = Ownership {
         shard: ShardId(0),
         epoch: Epoch(1),
@@ -65,13 +67,13 @@ fn guard(told: &Arc<Told>) -> Guard {
         introducer: Arc::clone(told) as Arc<dyn Introducer>,
         acts: Acts::default(),
     };
-    Guard::new(&Arc::new(ownership), &(Arc::clone(told) as Arc<dyn Clock>))
+    Guard::new(&Arc::new(ownership), &(Arc::clone(told) as Arc<dyn Clock>), lands_within)
 }
 
 #[test]
 fn the_next_request_of_a_call_is_not_sent_once_the_right_to_act_has_ended() {
     let told = Arc::new(Told::default());
-    let guard = guard(&told);
+    let guard = guard(&told, Duration::ZERO);
     let (answer, answered) = oneshot::channel();
     let sent = Cell::new(1);
     let mut call = Box::pin(guard.act(async {
@@ -89,7 +91,7 @@ fn the_next_request_of_a_call_is_not_sent_once_the_right_to_act_has_ended() {
 #[test]
 fn a_call_that_is_dropped_is_no_longer_on_its_way() {
     let told = Arc::new(Told::default());
-    let guard = guard(&told);
+    let guard = guard(&told, Duration::ZERO);
     {
         let call = guard.act(std::future::pending::<()>());
         let mut call = Box::pin(call);
@@ -99,4 +101,20 @@ fn a_call_that_is_dropped_is_no_longer_on_its_way() {
         assert!(matches!(call.as_mut().now_or_never(), Some(Err(Barred::During))));
     }
     assert_eq!(guard.ownership.acts.over().now_or_never(), Some(()));
+}
+
+#[test]
+fn nothing_is_told_of_a_dropped_call_while_it_may_still_be_carried_out() {
+    let told = Arc::new(Told::default());
+    let guard = guard(&told, Duration::from_secs(1));
+    let mut call = Box::pin(guard.act(std::future::pending::<()>()));
+    let mut poll = || call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(poll().is_pending());
+    told.is_over.store(true, Ordering::SeqCst);
+    assert!(poll().is_pending());
+    assert_eq!(guard.ownership.acts.over().now_or_never(), Some(()), "a hand-over does not wait for it");
+    told.elapsed_ms.store(999, Ordering::SeqCst);
+    assert!(poll().is_pending());
+    told.elapsed_ms.store(1_000, Ordering::SeqCst);
+    assert!(matches!(poll(), Poll::Ready(Err(Barred::During))));
 }
