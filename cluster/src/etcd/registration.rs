@@ -208,7 +208,7 @@ fn in_use(shared: &Shared) -> EtcdError {
     let node = &shared.config.node;
     let address = shared.state.borrow().seen.nodes.get(node).and_then(|known| known.beat.clone()?.address);
     let address = address.unwrap_or_else(|| "an unknown address".to_owned());
-    EtcdError::Config(format!("[node] id {node:?} is in use by another process at {address}"))
+    EtcdError::Config(format!("[node] id \"{node}\" is in use by another process at {address}"))
 }
 
 #[cfg(test)]

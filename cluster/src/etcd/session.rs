@@ -58,11 +58,10 @@ impl Written {
 }
 
 /// How long a beat waits for its answers. An endpoint gets its share ([`super::client::EtcdClient::ask`]): of three a
-/// quarter of the TTL, so that a slow etcd can confirm it; of one a half, so that a dead connection is left in time for
-/// another attempt. The right counts from the sending however late the answer comes.
-fn beat_patience(ttl: Duration, endpoints: usize) -> Duration {
-    let alone = if endpoints > 1 { ttl } else { ttl / 2 };
-    (ttl * 3 / 4).min(alone)
+/// sixth of the TTL, so that a slow etcd can confirm it, and a beat that is lost is sent again before this node counts as
+/// deaf ([`crate::shard_map::silence`]). The right counts from the sending however late the answer comes.
+fn beat_patience(ttl: Duration) -> Duration {
+    ttl / 2
 }
 
 /// What a session needs to go on.
@@ -147,7 +146,7 @@ pub(crate) async fn keep_alive(shared: &Shared, lease: i64, patience: Duration) 
 /// Beats until the session is over; tells why.
 async fn beat(shared: &Shared, since: Timestamp, granted: &Granted) -> &'static str {
     let Granted { session, mut renewed_at } = *granted;
-    let (every, patience) = (session.ttl / BEATS_PER_TTL, beat_patience(session.ttl, shared.config.endpoints.len()));
+    let (every, patience) = (session.ttl / BEATS_PER_TTL, beat_patience(session.ttl));
     let (mut written, mut lapsed) = (Written::default(), false);
     loop {
         // From sending to sending: a beat that took long takes nothing from the next.
@@ -199,7 +198,7 @@ pub(crate) async fn write_sign_of_life(
         let txn = Txn::new().when([created_at(key, session.incarnation)]).and_then([put]);
         etcd.kv().txn(txn).await.map(Some)
     };
-    let patience = beat_patience(session.ttl, shared.config.endpoints.len());
+    let patience = beat_patience(session.ttl);
     let Some(response) = shared.alive.ask(write, patience).await? else {
         return Err(EtcdError::Refused("a sign of life cannot be written".to_owned()));
     };
@@ -243,16 +242,19 @@ mod tests {
 
     use super::super::config::EtcdConfig;
     use super::*;
+    use crate::shard_map::silence::deaf_after;
 
     #[test]
     fn a_slow_etcd_of_three_members_can_confirm_a_beat_and_a_dead_connection_costs_no_right() {
         let ttl = Duration::from_secs(4);
-        let share = |endpoints: u32| beat_patience(ttl, usize::try_from(endpoints).unwrap()) / endpoints;
-        assert_eq!(share(3), ttl / 4);
+        let share = |endpoints: u32| beat_patience(ttl) / endpoints;
+        assert_eq!(share(3), ttl / 6);
         for endpoints in 1..=3 {
             // Sent a beat after the last one that was confirmed, and again when it was not answered.
             let repeated = ttl / BEATS_PER_TTL + share(endpoints) + PAUSE;
             assert!(Right::new(Duration::ZERO, ttl).allows(repeated), "{endpoints}");
+            // Where there is no other endpoint, an answer that is lost is an outage.
+            assert!(endpoints == 1 || repeated < deaf_after(ttl), "{endpoints}");
         }
     }
 

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{EventType, WatchOptions, WatchResponse, WatchStream};
+use futures::FutureExt;
 use tokio::time::timeout;
 
 use super::error::EtcdError;
@@ -50,6 +51,8 @@ pub(crate) async fn refresh(shared: &Shared) -> Result<i64, EtcdError> {
 /// Watches until the stream ends.
 async fn watch_once(shared: &Shared) -> Result<(), EtcdError> {
     let revision = refresh(shared).await?;
+    // What was missed before is in the list.
+    let _ = shared.rewatch.notified().now_or_never();
     let (connection, generation) = shared.client.open().await?;
     let opening = async {
         let options = |range: (String, String), id| {

@@ -16,8 +16,12 @@
 
 use std::time::Duration;
 
-/// How long this node's own signs of life may fail to come back before all silence is forgiven, in parts of the TTL.
-const DEAF_PER_TTL: u32 = 2;
+/// How long this node's own signs of life may fail to come back before all silence is forgiven: longer than between two
+/// of which the second was lost once and sent again, shorter than the TTL.
+#[must_use]
+pub fn deaf_after(ttl: Duration) -> Duration {
+    ttl * 3 / 4
+}
 
 /// Since when this node hears what there is. All times are of the boot-time clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,7 +34,7 @@ impl Silence {
     /// Takes note of when this node's own last sign of life was heard, if there is one. To be told at least as often as
     /// they are written.
     pub fn heard_own(&mut self, at: Option<Duration>, now: Duration, ttl: Duration) {
-        let deaf = ttl / DEAF_PER_TTL;
+        let deaf = deaf_after(ttl);
         let Some(at) = at.filter(|at| now.saturating_sub(*at) <= deaf) else {
             self.listening_since = None;
             return;
@@ -86,8 +90,8 @@ mod tests {
         let mut silence = Silence::default();
         listen(&mut silence, 1_000, 5_000);
         // Nothing is heard of anybody for half a minute.
-        silence.heard_own(Some(ms(5_000)), ms(7_500), TTL);
-        assert_eq!(silence.of(ms(5_000), ms(7_500)), None);
+        silence.heard_own(Some(ms(5_000)), ms(8_001), TTL);
+        assert_eq!(silence.of(ms(5_000), ms(8_001)), None);
         silence.heard_own(Some(ms(35_000)), ms(35_100), TTL);
         assert_eq!(silence.of(ms(5_000), ms(35_100)), Some(ms(100)));
     }

@@ -43,7 +43,7 @@ pub struct People {
 }
 
 /// The most VMs that stay and that nobody commands: their attendance is measured.
-const WATCHED: usize = 200;
+const WATCHED: usize = 128;
 
 impl People {
     /// The fleet that was there at first, and so many VMs more whose leases end within the run.

@@ -45,11 +45,14 @@ pub(super) async fn run(shared: Arc<Shared>) {
         }
         let is_doubted = shared.trust.is_doubted();
         if is_doubted && !doubted {
-            tracing::warn!("the wall clock leapt forward; lease ends are on hold");
+            tracing::warn!("the wall clock leapt forward; lease ends, and VMs that listings find, are on hold");
         }
         let skew = shared.coordination.skew();
         if skew.exceeded && !skewed {
-            tracing::warn!(by_ms = skew.by_ms, "the wall clock differs from the other nodes'; lease ends are on hold");
+            tracing::warn!(
+                by_ms = skew.by_ms,
+                "the wall clock differs from the other nodes'; lease ends, and VMs that listings find, are on hold"
+            );
         } else if skewed && !skew.exceeded {
             tracing::info!(by_ms = skew.by_ms, "the wall clock agrees with the other nodes' again");
         }

@@ -23,7 +23,7 @@ use super::super::process::ChildGuard;
 const SCRIPTS: [&str; 3] = ["/usr/lib/rabbitmq/bin", "/opt/rabbitmq/sbin", "/usr/local/opt/rabbitmq/sbin"];
 
 /// A cold start takes 5 s on two idle cores; builds running beside it make it several times slower.
-const START_DEADLINE: Duration = Duration::from_secs(60);
+const START_DEADLINE: Duration = Duration::from_secs(180);
 
 const START_POLL: Duration = Duration::from_millis(50);
 

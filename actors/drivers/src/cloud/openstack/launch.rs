@@ -173,7 +173,9 @@ impl Uploaded {
 /// one is no reason to give up.
 fn for_now(error: CloudError) -> CloudError {
     match error {
-        CloudError::Refused(why) => CloudError::Unavailable(format!("not now: {why}")),
+        CloudError::Refused(why) if why.starts_with("409") || why.starts_with("400") => {
+            CloudError::Unavailable(format!("not now: {why}"))
+        }
         other => other,
     }
 }

@@ -21,8 +21,8 @@ use crate::node::router::Standing;
 use crate::perform::wait::{pause, within};
 use crate::shared::Shared;
 
-/// Records per page.
-const PAGE: usize = 256;
+/// Records per page: a shard of ordinary size is one read, of about half a megabyte.
+const PAGE: usize = 500;
 /// The wait before a store or a coordination that is away is asked again; it doubles up to [`LAST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// The longest wait: one that is back is noticed within it.

@@ -113,7 +113,7 @@ impl ShardState {
         // adopts a VM awaits no answer to what the cloud showed, and has asked for it.
         let is_found = matches!(routed.input, VmInput::Listed { .. }) && routed.reply.is_some();
         if is_found && self.shared.clock_is_in_doubt() {
-            return routed.answer(InputReply::Busy);
+            return routed.answer(InputReply::Verdict(Verdict::Ignored(Ignored::Nothing)));
         }
         let (Some(facts), Some(cloud)) = (routed.input.facts(), routed.cloud.clone()) else {
             return routed.answer(InputReply::Verdict(Verdict::Ignored(Ignored::Over)));
