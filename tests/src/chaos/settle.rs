@@ -75,7 +75,8 @@ async fn busy(stage: &Stage) -> Result<Vec<String>> {
             busy.push(format!("VM {}: {operation}", view.id));
         } else if ends {
             busy.push(format!("VM {}: its lease is {lease}", view.id));
-        } else if view.task.is_some() || matches!(view.health.as_str(), "down" | "repairing") {
+        } else if view.task.is_some() && view.state != "deleted" || matches!(view.health.as_str(), "down" | "repairing")
+        {
             busy.push(format!("VM {}: {} {:?}", view.id, view.health, view.task));
         }
     }
