@@ -79,8 +79,7 @@ impl Leases {
 pub(crate) async fn reap(shared: Arc<Shared>) {
     let (mut silence, mut leases) = (Silence::default(), Leases::default());
     loop {
-        let ttl = shared.session().map_or(shared.config.lease_ttl, |session| session.ttl);
-        shared.clock.sleep((ttl / LOOKS_PER_TTL).max(MIN_LOOK)).await;
+        shared.clock.sleep((ttl(&shared, shared.session()) / LOOKS_PER_TTL).max(MIN_LOOK)).await;
         let session = look(&shared, &mut silence);
         let Some(session) = session.filter(|_| shared.may_act()) else { continue };
         leases.forget_unseen(&shared.state.borrow().seen.nodes.values().map(|member| member.lease).collect());
@@ -99,9 +98,13 @@ fn look(shared: &Shared, silence: &mut Silence) -> Option<Session> {
     let state = shared.state.borrow();
     let own = state.seen.nodes.get(&state.me);
     let own = own.filter(|own| state.session.is_some_and(|session| session.incarnation == own.incarnation));
-    let ttl = state.session.map_or(shared.config.lease_ttl, |session| session.ttl);
-    silence.heard_own(own.map(|own| own.heard.at), shared.clock.elapsed(), ttl);
+    silence.heard_own(own.map(|own| own.heard.at), shared.clock.elapsed(), ttl(shared, state.session));
     state.session
+}
+
+/// What a session was granted, or is to ask for.
+fn ttl(shared: &Shared, session: Option<Session>) -> Duration {
+    session.map_or(shared.config.lease_ttl, |session| session.ttl)
 }
 
 fn silent(shared: &Shared, session: Session, silence: &Silence) -> Vec<Silent> {

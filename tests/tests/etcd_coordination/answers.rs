@@ -5,13 +5,24 @@
 use std::time::Duration;
 
 use etcd_client::{Client, GetOptions};
+use reeve_cluster::etcd::EtcdError;
 use reeve_ports::Coordination;
 use reeve_tests::harness::{Etcd, Mode, Proxy};
+use tokio::task::JoinHandle;
 
-use crate::fixture::{PATIENCE, World};
+use crate::fixture::{Node, PATIENCE, World};
 
 /// How long an answer is on its way, so that it can be lost there.
 const WAY: Duration = Duration::from_millis(300);
+
+/// A node that joins through a slow proxy.
+async fn join_slowly(world: &World, etcd: &Etcd) -> (Proxy, JoinHandle<Result<Node, EtcdError>>) {
+    let proxy = Proxy::start(etcd.address(0)).await.unwrap();
+    let config = world.config_through("a", &proxy);
+    proxy.set(Mode::Slow(WAY));
+    let world = world.clone();
+    (proxy, tokio::spawn(async move { world.try_join(config).await }))
+}
 
 /// Joins; whatever etcd answers is lost from the moment on that `carried_out` says so, until the node has given up
 /// waiting for it. Returns the leases that there are then.
@@ -21,15 +32,8 @@ async fn join_and_lose_the_answer(
     carried_out: impl AsyncFn(&mut Client) -> bool,
 ) -> usize {
     world.ttl = Duration::from_secs(20);
-    let proxy = Proxy::start(etcd.address(0)).await.unwrap();
-    let mut config = world.config("a");
-    config.endpoints = vec![format!("http://{}", proxy.address())];
     let mut direct = etcd.client().await.unwrap();
-    proxy.set(Mode::Slow(WAY));
-    let joining = tokio::spawn({
-        let world = world.clone();
-        async move { world.try_join(config).await }
-    });
+    let (proxy, joining) = join_slowly(world, etcd).await;
     let waiting = async {
         while !carried_out(&mut direct).await {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -73,15 +77,8 @@ async fn live_a_lease_that_others_may_be_about_to_end_is_not_used() {
     let etcd = Etcd::start(1).await.unwrap();
     let mut world = World::on(etcd.endpoints());
     world.ttl = Duration::from_secs(3);
-    let proxy = Proxy::start(etcd.address(0)).await.unwrap();
-    let mut config = world.config("a");
-    config.endpoints = vec![format!("http://{}", proxy.address())];
     let mut direct = etcd.client().await.unwrap();
-    proxy.set(Mode::Slow(WAY));
-    let joining = tokio::spawn({
-        let world = world.clone();
-        async move { world.try_join(config).await }
-    });
+    let (proxy, joining) = join_slowly(&world, &etcd).await;
     let granted = async {
         loop {
             let leases = direct.leases().await.unwrap();

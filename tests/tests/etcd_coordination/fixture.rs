@@ -12,7 +12,7 @@ use reeve_cluster::etcd::{EtcdCluster, EtcdConfig, EtcdError};
 use reeve_ports::conformance::coordination::CoordinationFixture;
 use reeve_ports::{Clock, Coordination, SystemClock};
 use reeve_protocol::{Epoch, NodeId, ShardId, Timestamp};
-use reeve_tests::harness::Etcd;
+use reeve_tests::harness::{Etcd, Proxy};
 use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinSet;
 
@@ -92,6 +92,10 @@ pub(crate) struct Node {
     workers: JoinSet<()>,
 }
 
+async fn client(endpoints: Vec<String>) -> etcd_client::Client {
+    etcd_client::Client::connect(endpoints, None).await.unwrap()
+}
+
 pub(crate) fn node_id(id: &str) -> NodeId {
     NodeId::new(id).unwrap()
 }
@@ -121,6 +125,11 @@ impl World {
         let mut config = EtcdConfig::new(self.endpoints.clone(), &self.name, node_id(id));
         (config.shards, config.lease_ttl) = (SHARDS, self.ttl);
         config
+    }
+
+    /// The configuration of a node that reaches etcd through this proxy alone.
+    pub(crate) fn config_through(&self, id: &str, proxy: &Proxy) -> EtcdConfig {
+        EtcdConfig { endpoints: vec![format!("http://{}", proxy.address())], ..self.config(id) }
     }
 
     pub(crate) async fn join(&self, id: &str) -> Node {
@@ -186,19 +195,24 @@ impl World {
         own.map(|(shard, (_, epoch))| (*shard, *epoch)).collect()
     }
 
-    /// A client of the same etcd.
-    pub(crate) async fn client(&self) -> etcd_client::Client {
-        self.client_of(self.endpoints.clone()).await
-    }
-
-    pub(crate) async fn client_of(&self, endpoints: Vec<String>) -> etcd_client::Client {
-        etcd_client::Client::connect(endpoints, None).await.unwrap()
-    }
-
     /// The lease of a node that lives.
     pub(crate) async fn lease_of(&self, id: &str) -> i64 {
         let key = format!("/reeve/{}/nodes/{id}", self.name);
-        self.client().await.get(key, None).await.unwrap().kvs()[0].lease()
+        client(self.endpoints.clone()).await.get(key, None).await.unwrap().kvs()[0].lease()
+    }
+
+    /// Renews the lease of a node that lives, whatever becomes of the node, as etcd does once whenever another of its
+    /// members begins to lead. Until the lease is over, or this is dropped.
+    pub(crate) async fn extend(&self, id: &str) -> JoinSet<()> {
+        let (lease, client) = (self.lease_of(id).await, client(etcd().await.endpoints()).await);
+        let every = self.ttl / 8;
+        let mut extending = JoinSet::new();
+        extending.spawn(async move {
+            while client.lease_client().keep_alive(lease).await.is_ok() {
+                tokio::time::sleep(every).await;
+            }
+        });
+        extending
     }
 
     fn claimed(&self, node: &NodeId, shard: ShardId, epoch: Epoch) {

@@ -33,9 +33,7 @@ async fn live_a_node_whose_keep_alives_stop_cannot_act_before_another_owns_its_s
 async fn live_a_node_that_is_cut_off_is_replaced_and_comes_back() {
     let proxy = Proxy::start(etcd().await.address(0)).await.unwrap();
     let world = World::new().await;
-    let mut config = world.config("a");
-    config.endpoints = vec![format!("http://{}", proxy.address())];
-    let a = world.join_with(config).await;
+    let a = world.join_with(world.config_through("a", &proxy)).await;
     let b = world.join("b").await;
     world.until_shared(&["a", "b"]).await;
     let old = world.epochs_of("a");
@@ -94,9 +92,7 @@ async fn live_what_happened_while_the_watch_was_cut_and_then_forgotten_is_seen_a
     let mut world = World::on(etcd.endpoints());
     world.ttl = Duration::from_secs(10);
     let b = world.join("b").await;
-    let mut config = world.config("a");
-    config.endpoints = vec![format!("http://{}", proxy.address())];
-    let a = world.join_with(config).await;
+    let a = world.join_with(world.config_through("a", &proxy)).await;
     world.until("a sees b", || a.cluster.cluster().members.contains_key(&b.id)).await;
     proxy.set(Mode::Refuse);
     b.cluster.drain(&b.id).await.unwrap();
@@ -135,20 +131,10 @@ async fn live_a_dead_node_is_replaced_though_its_lease_does_not_end() {
     let world = World::new().await;
     let (a, b) = (world.join("a").await, world.join("b").await);
     world.until_shared(&["a", "b"]).await;
-    // As etcd does once whenever another of its members begins to lead.
-    let lease = world.lease_of("a").await;
-    let client = world.client().await;
-    let extending = tokio::spawn(async move {
-        loop {
-            // Over when the lease is.
-            let Ok(_) = client.lease_client().keep_alive(lease).await else { return };
-            tokio::time::sleep(TTL / 8).await;
-        }
-    });
+    let _extending = world.extend("a").await;
     a.die().await;
     world.until("b owns everything", || world.count("b") == usize::from(SHARDS)).await;
     assert!(b.cluster.may_act());
-    extending.abort();
 }
 
 #[tokio::test]
@@ -156,37 +142,23 @@ async fn live_a_silent_node_that_lives_may_not_act_when_its_lease_is_ended_for_i
     let world = World::new().await;
     let (a, b) = (world.join("a").await, world.join("b").await);
     world.until_shared(&["a", "b"]).await;
-    let lease = world.lease_of("a").await;
-    let client = world.client().await;
     // The fixture's check of `may_act` has more time to find a fault than the lease alone would give.
+    let _extending = world.extend("a").await;
     a.clock.stop(true);
-    let extending = tokio::spawn(async move { while client.lease_client().keep_alive(lease).await.is_ok() {} });
     world.until("b owns everything", || world.count("b") == usize::from(SHARDS)).await;
     assert!(!a.cluster.may_act() && b.cluster.may_act());
     a.clock.stop(false);
     world.until_shared(&["a", "b"]).await;
-    extending.abort();
 }
 
 #[tokio::test]
 async fn live_nobody_is_taken_for_dead_after_all_were_cut_off() {
     let proxy = Proxy::start(etcd().await.address(0)).await.unwrap();
-    let mut world = World::on(vec![format!("http://{}", proxy.address())]);
-    world.ttl = TTL;
+    let world = World::on(vec![format!("http://{}", proxy.address())]);
     let (a, b) = (world.join("a").await, world.join("b").await);
     world.until_shared(&["a", "b"]).await;
     let old = (world.epochs_of("a"), world.epochs_of("b"));
-    let leases = [world.lease_of("a").await, world.lease_of("b").await];
-    let mut extending = tokio::task::JoinSet::new();
-    for lease in leases {
-        let client = world.client_of(etcd().await.endpoints()).await;
-        extending.spawn(async move {
-            loop {
-                client.lease_client().keep_alive(lease).await.unwrap();
-                tokio::time::sleep(TTL / 8).await;
-            }
-        });
-    }
+    let _extending = [world.extend("a").await, world.extend("b").await];
     proxy.set(Mode::Cut);
     tokio::time::sleep(TTL * 2).await;
     assert!(!a.cluster.may_act() && !b.cluster.may_act());

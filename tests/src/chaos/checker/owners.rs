@@ -20,35 +20,32 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Judgement) {
         let claims = case.claims.get(&case.shard(*vm)).unwrap_or(&none);
         let mut newest: Option<Epoch> = None;
         for made in &story.calls {
-            let Some(node) = made.node() else { continue };
-            let (call, at) = (made.call.call, made.at);
-            let certain = epoch_of(claims, made, SLACK);
-            let why = match (epoch_of(claims, made, ON_ITS_WAY), newest) {
-                (None, _) => format!("{node} called {call:?} at {at} and never owned it"),
-                (Some(epoch), Some(newer)) if epoch < newer => {
-                    format!("{node} called {call:?} at {at} in epoch {}, after the owner of epoch {}", epoch.0, newer.0)
+            match complaint(claims, made, newest) {
+                None => newest = newest.max(epoch_of(claims, made, SLACK)),
+                Some(why) => {
+                    verdict.double_actions += 1;
+                    verdict.broke(Rule::OneOwner, *vm, why);
                 }
-                (Some(epoch), _) => match taken_over(claims, made, epoch) {
-                    Some(claim) => format!(
-                        "{node} called {call:?} at {at} in epoch {}, {} had claimed it in epoch {} at {}",
-                        epoch.0, claim.node, claim.epoch.0, claim.at
-                    ),
-                    None => match given_up(claims, epoch).filter(|ended| *ended + ON_ITS_WAY < made.at) {
-                        Some(ended) => format!(
-                            "{node} called {call:?} at {at} in epoch {}, after it had given the shard up at {ended}",
-                            epoch.0
-                        ),
-                        None => {
-                            newest = newest.max(certain);
-                            continue;
-                        }
-                    },
-                },
-            };
-            verdict.double_actions += 1;
-            verdict.broke(Rule::OneOwner, *vm, why);
+            }
         }
     }
+}
+
+/// What is wrong with a call, if anything; `newest` is the newest claim under which somebody has called before.
+fn complaint(claims: &[Claim<'_>], made: &Made<'_>, newest: Option<Epoch>) -> Option<String> {
+    let (node, call, at) = (made.node()?, made.call.call, made.at);
+    let Some(epoch) = epoch_of(claims, made, ON_ITS_WAY) else {
+        return Some(format!("{node} called {call:?} at {at} and never owned it"));
+    };
+    let called = format!("{node} called {call:?} at {at} in epoch {}", epoch.0);
+    if let Some(newer) = newest.filter(|newest| epoch < *newest) {
+        return Some(format!("{called}, after the owner of epoch {}", newer.0));
+    }
+    if let Some(claim) = taken_over(claims, made, epoch) {
+        return Some(format!("{called}, {} had claimed it in epoch {} at {}", claim.node, claim.epoch.0, claim.at));
+    }
+    let ended = given_up(claims, epoch).filter(|ended| *ended + ON_ITS_WAY < at)?;
+    Some(format!("{called}, after it had given the shard up at {ended}"))
 }
 
 /// The newest claim of the node that called, of those that were heard of not more than this after the call.

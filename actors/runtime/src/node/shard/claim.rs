@@ -9,16 +9,11 @@
 //! it every shard that is to be handed over after it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use reeve_protocol::{Epoch, ShardId};
 
+use super::load::{FIRST_WAIT, LAST_WAIT};
 use crate::shared::Shared;
-
-/// The wait before a release is tried again; it doubles up to [`LAST_WAIT`].
-const FIRST_WAIT: Duration = Duration::from_millis(50);
-/// The longest wait: a coordination that is back is noticed within it.
-const LAST_WAIT: Duration = Duration::from_millis(500);
 
 /// A claim that this node has made.
 pub(crate) struct Claim {

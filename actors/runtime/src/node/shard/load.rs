@@ -24,9 +24,9 @@ use crate::shared::Shared;
 /// Records per page: a shard of ordinary size is one read, of about half a megabyte.
 const PAGE: usize = 500;
 /// The wait before a store or a coordination that is away is asked again; it doubles up to [`LAST_WAIT`].
-const FIRST_WAIT: Duration = Duration::from_millis(50);
+pub(super) const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// The longest wait: one that is back is noticed within it.
-const LAST_WAIT: Duration = Duration::from_millis(500);
+pub(super) const LAST_WAIT: Duration = Duration::from_millis(500);
 /// Between two claims while the predecessor hands over.
 const CLAIM_SOON: Duration = Duration::from_millis(20);
 /// How many claims are made that soon after another.
