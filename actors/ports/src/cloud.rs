@@ -165,8 +165,10 @@ pub trait Cloud: Send + Sync + 'static {
     /// Makes a new VM. Done in the background: find it by its operation.
     async fn launch(&self, spec: LaunchSpec) -> Result<VmId, CloudError>;
 
-    /// The VMs that this operation made ([`OPERATION_KEY`]), whatever their state.
-    async fn find_launched(&self, operation: &str) -> Result<Vec<VmId>, CloudError>;
+    /// The VMs that this operation made ([`OPERATION_KEY`]), whatever their state. Those that went since then are among
+    /// them, as [`VmState::Deleted`](reeve_protocol::observation::VmState): what was made once is not made again because
+    /// somebody removed it.
+    async fn find_launched(&self, operation: &str, since: Timestamp) -> Result<Vec<VmFacts>, CloudError>;
 
     /// Puts a VM back to these disks, in place, under this operation. A VM that was off stays off. Done in the
     /// background: look.

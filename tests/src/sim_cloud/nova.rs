@@ -93,7 +93,7 @@ async fn listed(shared: &Shared, filter: &Filter, version: u32) -> Result<Page, 
         return Ok(Page::of(found.iter().map(|view| record::server(view, &hosts, version))));
     }
     let (vms, partial, more) = match &filter.changes_since {
-        Some(since) => changed(sim, since, marker, limit)?,
+        Some(since) => changed(sim, since, filter.deleted.is_some(), marker, limit)?,
         None => page(sim, marker, limit).await?,
     };
     let last = vms.iter().chain(&partial).max().copied();
@@ -145,13 +145,13 @@ async fn page(sim: &SimCloud, marker: Option<VmId>, limit: usize) -> Result<Slic
 }
 
 /// When a living server changed last is not known, so all are told; those that are gone, if they went since then.
-fn changed(sim: &SimCloud, since: &str, marker: Option<VmId>, limit: usize) -> Result<Slice, CloudError> {
+fn changed(sim: &SimCloud, since: &str, gone: bool, marker: Option<VmId>, limit: usize) -> Result<Slice, CloudError> {
     let since = since.parse::<Timestamp>().or_else(|_| format!("{since}Z").parse());
     let since = since.map_err(|_| bad("changes-since is no time"))?;
     let every = sim.every_vm().into_iter().filter(|vm| marker.is_none_or(|marker| *vm > marker));
     let changed = every.filter(|vm| {
         let gone_at = sim.ground_truth(*vm).and_then(|truth| truth.facts.deleted_at);
-        gone_at.is_none_or(|at| at >= since)
+        gone_at.map_or(!gone, |at| at >= since)
     });
     let mut vms: Vec<VmId> = changed.take(limit + 1).collect();
     let more = vms.len() > limit;
@@ -164,8 +164,9 @@ async fn launched(sim: &SimCloud, tag: &str, version: u32) -> Result<Page, Cloud
     let living = sim.server_views(&sim.vm_ids());
     let mut operations = living.iter().filter_map(|view| view.facts.metadata.get(OPERATION_KEY));
     let operation = operations.find(|operation| operation_tag(operation) == tag);
-    let found = sim.find_launched(operation.map_or(tag, String::as_str)).await?;
+    let found = sim.find_launched(operation.map_or(tag, String::as_str), Timestamp::EPOCH).await?;
     let hosts = record::hosts(sim);
+    let found: Vec<VmId> = found.into_iter().map(|facts| facts.vm).collect();
     let mut found = sim.server_views(&found);
     found.retain(|view| !view.gone);
     Ok(Page::of(found.iter().map(|view| record::server(view, &hosts, version))))

@@ -167,10 +167,12 @@ impl SimCloudServer {
         &self.shared.sim
     }
 
-    /// Stops: calls under way are answered, notifications that wait are lost.
+    /// Stops: calls under way are answered, notifications that wait are lost. The folder is free afterwards.
     pub async fn stop(mut self) {
         self.handle.stop(true).await;
         self.tasks.shutdown().await;
+        // The workers' threads end when they please, and hold on to it until then.
+        self.shared.sim.close();
     }
 }
 

@@ -178,9 +178,9 @@ impl Cloud for WatchedCloud {
         Ok(new)
     }
 
-    async fn find_launched(&self, operation: &str) -> Result<Vec<VmId>, CloudError> {
+    async fn find_launched(&self, operation: &str, since: Timestamp) -> Result<Vec<VmFacts>, CloudError> {
         self.meet(CallKind::FindLaunched);
-        self.sim.find_launched(operation).await
+        self.sim.find_launched(operation, since).await
     }
 
     async fn restore_in_place(&self, vm: VmId, operation: &str, disks: Vec<DiskSource>) -> Result<(), CloudError> {

@@ -301,8 +301,8 @@ impl Cloud for BadBuilder {
         self.inner.release_address(address).await
     }
 
-    async fn find_launched(&self, operation: &str) -> Result<Vec<VmId>, CloudError> {
-        self.inner.find_launched(operation).await
+    async fn find_launched(&self, operation: &str, since: Timestamp) -> Result<Vec<VmFacts>, CloudError> {
+        self.inner.find_launched(operation, since).await
     }
 
     async fn restore_in_place(&self, vm: VmId, operation: &str, disks: Vec<DiskSource>) -> Result<(), CloudError> {

@@ -1,7 +1,7 @@
 //! Whether a VM runs after it was put back to a backup, or made anew from one.
 
 use reeve_drivers::cloud::sim::{CallKind, Fault, FaultKind};
-use reeve_lifecycle::{Done, Effect};
+use reeve_lifecycle::{Done, Effect, Outcome};
 use reeve_ports::Cloud;
 use reeve_protocol::Span;
 use reeve_protocol::admin::AdminReply;
@@ -50,6 +50,29 @@ async fn a_new_vm_that_is_stopped_before_it_is_looked_at_is_the_one_that_was_ask
     becomes(VmState::Stopped).await;
     assert_eq!(bench.until_done(&pending).await, Done::Launched { new_vm: made });
     assert_eq!(bench.sim.times_applied(CallKind::Launch, made), 1);
+}
+
+#[tokio::test]
+async fn a_new_vm_that_ran_and_was_removed_before_it_is_looked_at_is_not_made_again() {
+    let mut bench = Bench::new();
+    let backup = bench.back_up().await;
+    let known = bench.sim.vm_ids();
+    let pending = bench.decide(Effect::Launch { backup, name: "again".to_owned() });
+    bench.sim.inject(Fault::next(CallKind::Launch, FaultKind::TimeoutAfter)).unwrap();
+    bench.attempt(&pending).await;
+    let made = bench.sim.vm_ids().into_iter().find(|vm| !known.contains(vm)).unwrap();
+    let sim = &bench.sim;
+    until("it runs", || async move {
+        let (facts, _) = sim.show(made).await.unwrap();
+        (facts.state == VmState::Active && facts.task.is_none()).then_some(())
+    })
+    .await;
+    sim.delete_server(made).await.unwrap();
+    until("it is gone", || async move { sim.show(made).await.is_err().then_some(()) }).await;
+    assert_eq!(bench.until_done(&pending).await, Done::Launched { new_vm: made });
+    assert_eq!(bench.sim.vm_ids(), known, "nothing is made in its stead");
+    let introduced = bench.attempt(&bench.decide(Effect::Introduce { new_vm: made })).await;
+    assert!(matches!(introduced, Outcome::NotApplied { .. }), "{introduced:?}");
 }
 
 #[test]

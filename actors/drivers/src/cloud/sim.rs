@@ -170,6 +170,13 @@ impl SimCloud {
         self.lock().witness = Some(witness);
     }
 
+    /// Gives its folder free, whoever still holds on to it: nothing is answered from now on.
+    pub fn close(&self) {
+        let mut inner = self.lock();
+        inner.broken = Some("this simulated cloud is closed".to_owned());
+        inner.journal = None;
+    }
+
     /// Ends every task whose time has come, and tells of it. Every call does this first.
     pub fn settle(&self) {
         let now = self.clock.now();

@@ -2,7 +2,7 @@
 
 use reeve_lifecycle::input::{Ignored, VmInput};
 use reeve_lifecycle::record::Lease;
-use reeve_lifecycle::{Effect, Outcome, Verdict};
+use reeve_lifecycle::{Done, Effect, Outcome, Verdict};
 use reeve_protocol::command::{CommandKind, RefusalCode};
 use reeve_protocol::event::{Alert, EventKind, Origin};
 use reeve_protocol::observation::VmState;
@@ -98,6 +98,21 @@ fn a_launch_whose_answer_was_lost_is_asked_again_under_the_same_key() {
     world.finish();
     assert_eq!(world.count("vm.revived"), 1);
     assert!(world.rec.alerts.is_empty());
+}
+
+#[test]
+fn a_new_vm_that_went_before_it_was_introduced_ends_the_revival_and_a_human_is_told() {
+    let mut world = World::destroyed(policy());
+    world.ask(user("alice"), REVIVE).unwrap();
+    world.answer(Outcome::Done(Done::Launched { new_vm: other_vm() }));
+    for _ in 0..5 {
+        if world.work().is_none() {
+            world.wake();
+        }
+        world.answer(Outcome::NotApplied { reason: "the new VM is gone".into() });
+    }
+    assert!(world.rec.operation.is_none());
+    assert_eq!((world.raised(Alert::ReviveStuck), launches(&world)), (1, 1));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use reeve_lifecycle::effect::{Disk, Inventory};
 use reeve_protocol::observation::{Said, VmFacts, VmState};
-use reeve_protocol::{BackupId, VmId};
+use reeve_protocol::{BackupId, Timestamp, VmId};
 use uuid::Uuid;
 
 use crate::cloud::{
@@ -137,7 +137,8 @@ async fn what_is_not_there_is_not_found(fixture: &dyn CloudFixture) {
         assert!(matches!(answer, Some(CloudError::NotFound(_))), "{call} of no VM: {answer:?}");
     }
     assert_eq!(cloud.volume_exists(&Uuid::new_v4().to_string()).await, Ok(false), "a volume that never was");
-    assert_eq!(cloud.find_launched("no such operation").await, Ok(Vec::new()), "an operation that never was");
+    let found = cloud.find_launched("no such operation", Timestamp::EPOCH).await;
+    assert_eq!(found, Ok(Vec::new()), "an operation that never was");
 }
 
 async fn a_listing_shows_every_vm_once(fixture: &dyn CloudFixture) {
@@ -261,7 +262,12 @@ async fn a_launch_is_found_by_its_operation(fixture: &dyn CloudFixture) {
     let spec =
         LaunchSpec { name: "successor".to_owned(), metadata: metadata.clone(), like: ancestor, addresses: 1, disks };
     let made = cloud.launch(spec).await.expect("a VM is launched");
-    assert_eq!(cloud.find_launched(&operation).await, Ok(vec![made]), "a launch is found by its operation");
+    let since = old.created_at.unwrap_or(Timestamp::EPOCH);
+    let launched = async || {
+        let found = cloud.find_launched(&operation, since).await.expect("a launch is looked for");
+        found.into_iter().map(|facts| (facts.vm, facts.state == VmState::Deleted)).collect::<Vec<_>>()
+    };
+    assert_eq!(launched().await, [(made, false)], "a launch is found by its operation");
     let facts = until_settled(fixture, made, VmState::Active).await;
     assert_ne!(made, ancestor, "a launch makes a new VM");
     assert_eq!((facts.name.as_str(), &facts.project, &facts.user), ("successor", &old.project, &old.user));
@@ -275,6 +281,19 @@ async fn a_launch_is_found_by_its_operation(fixture: &dyn CloudFixture) {
     assert!(now == root, "a launched root disk holds what it was launched from");
     let (_, now) = take_snapshot(fixture, made, &Disk::Volume(inventory.volumes[0].id.clone())).await;
     assert!(now == data, "a launched volume holds what it was launched from");
+    cloud.delete_server(made).await.expect("a launched VM is deleted");
+    until_gone(fixture, made).await;
+    assert_eq!(launched().await, [(made, true)], "a launch is found when its VM is gone");
+}
+
+async fn until_gone(fixture: &dyn CloudFixture, vm: VmId) {
+    let cloud = fixture.cloud();
+    let mut looks = 0;
+    while !matches!(cloud.show(vm).await, Err(CloudError::NotFound(_))) {
+        looks += 1;
+        assert!(looks < MAX_LOOKS, "{vm} was deleted and is still there");
+        fixture.wait().await;
+    }
 }
 
 async fn a_deleted_vm_leaves_nothing(fixture: &dyn CloudFixture) {
@@ -285,12 +304,7 @@ async fn a_deleted_vm_leaves_nothing(fixture: &dyn CloudFixture) {
     let own: Vec<_> = inventory.volumes.iter().filter(|volume| volume.own).collect();
     assert!(!own.is_empty(), "a booted VM has a volume of its own");
     cloud.delete_server(vm).await.expect("a VM is deleted");
-    let mut looks = 0;
-    while !matches!(cloud.show(vm).await, Err(CloudError::NotFound(_))) {
-        looks += 1;
-        assert!(looks < MAX_LOOKS, "{vm} was deleted and is still there");
-        fixture.wait().await;
-    }
+    until_gone(fixture, vm).await;
     let again = cloud.delete_server(vm).await;
     assert!(matches!(again, Err(CloudError::NotFound(_))), "deleting what is gone: {again:?}");
     for volume in own {

@@ -238,8 +238,8 @@ impl Cloud for GuardedCloud {
     async fn launch(&self, spec: LaunchSpec) -> Result<VmId, CloudError> {
         self.act(self.inner.launch(spec)).await
     }
-    async fn find_launched(&self, operation: &str) -> Result<Vec<VmId>, CloudError> {
-        self.inner.find_launched(operation).await
+    async fn find_launched(&self, operation: &str, since: Timestamp) -> Result<Vec<VmFacts>, CloudError> {
+        self.inner.find_launched(operation, since).await
     }
     async fn restore_in_place(&self, vm: VmId, operation: &str, disks: Vec<DiskSource>) -> Result<(), CloudError> {
         self.act(self.inner.restore_in_place(vm, operation, disks)).await

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! look for what this operation made ┬ none ─► launch ─► look ┬ running, or off after it ran ─► Done
-//!                 ▲                 └ one ──────────────────►┤
+//!                 ▲                 ├ one ──────────────────►┤                                   ▲
+//!                 │                 └ one that ran, and is gone ─────────────────────────────────┘
 //!                 └─ (the next attempt) ◄─ NotApplied ◄─ remove it ◄─ failed before it ever ran
 //!
 //! look for this operation's restore ┬ none ─► restore ─► look ┬ running, or off ─► Done
@@ -14,7 +15,8 @@
 //! off before, or was stopped since by somebody whose will that is.
 //!
 //! An attempt launches at most once, and the core bounds the attempts, so a cloud that cannot build the VM is asked a
-//! few times and keeps nothing of it. What has run once is never removed here.
+//! few times and keeps nothing of it. What has run once is never removed here, and never made again: an attempt may take
+//! longer than the VM lives, and whoever removed it meant to.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +38,8 @@ pub(super) async fn launch(attempt: Attempt<'_>, backup: BackupId, name: &str) -
 async fn try_launch(attempt: Attempt<'_>, backup: BackupId, name: &str) -> Result<Outcome, Outcome> {
     let operation = attempt.vm.operation(attempt.pending);
     let new_vm = match made_before(attempt, &operation).await? {
-        Some(made) => made,
+        Some(Made::There(new_vm)) => new_vm,
+        Some(Made::Gone(new_vm)) => return Ok(Outcome::Done(Done::Launched { new_vm })),
         None => make(attempt, backup, name, &operation).await?,
     };
     match settled(attempt, new_vm, |facts| facts.launched_at.is_some()).await? {
@@ -74,25 +77,34 @@ fn never_ran(facts: &VmFacts, operation: &str) -> bool {
         && facts.metadata.get(OPERATION_KEY).is_some_and(|tag| tag == operation)
 }
 
-/// The living VM that an earlier attempt of this operation made. What failed before it ran is removed.
-async fn made_before(attempt: Attempt<'_>, operation: &str) -> Result<Option<VmId>, Outcome> {
-    let found = attempt.cloud.find_launched(operation).await.map_err(|error| look_failed(&error))?;
-    let mut alive: Vec<(VmId, Box<VmFacts>)> = Vec::new();
-    for vm in found {
-        match look(attempt, vm).await? {
-            Seen::There(facts) if never_ran(&facts, operation) => discard(attempt, vm).await?,
-            Seen::There(facts) => alive.push((vm, facts)),
-            Seen::Gone => {}
+/// A VM that an earlier attempt made.
+enum Made {
+    There(VmId),
+    /// It ran, and went since.
+    Gone(VmId),
+}
+
+/// The VM that an earlier attempt of this operation made. What failed before it ran is removed.
+async fn made_before(attempt: Attempt<'_>, operation: &str) -> Result<Option<Made>, Outcome> {
+    let found = attempt.cloud.find_launched(operation, attempt.pending.decided_at).await;
+    let mut found = found.map_err(|error| look_failed(&error))?;
+    found.sort_by_key(|facts| (facts.created_at, facts.vm));
+    let mut alive = Vec::new();
+    let mut went = None;
+    for listed in found {
+        // A listing may be older than what the VM says itself.
+        match look(attempt, listed.vm).await? {
+            Seen::There(facts) if never_ran(&facts, operation) => discard(attempt, listed.vm).await?,
+            Seen::There(_) => alive.push(listed.vm),
+            Seen::Gone => went = went.or(listed.launched_at.map(|_| Made::Gone(listed.vm))),
         }
     }
-    alive.sort_by_key(|(vm, facts)| (facts.created_at, *vm));
-    if let Some((_, surplus)) = alive.split_first()
-        && !surplus.is_empty()
-    {
-        let surplus: Vec<String> = surplus.iter().map(|(vm, _)| vm.to_string()).collect();
+    let Some((oldest, surplus)) = alive.split_first() else { return Ok(went) };
+    if !surplus.is_empty() {
+        let surplus: Vec<String> = surplus.iter().map(VmId::to_string).collect();
         tracing::error!(%operation, surplus = %surplus.join(" "), "one operation made several VMs; the oldest is kept");
     }
-    Ok(alive.first().map(|(vm, _)| *vm))
+    Ok(Some(Made::There(*oldest)))
 }
 
 /// The disks of a backup, as streams from the vault.

@@ -29,8 +29,8 @@ pub(super) async fn notify(attempt: Attempt<'_>, to: &Audience, notice: &Notice)
 pub(super) async fn introduce(attempt: Attempt<'_>, new_vm: VmId) -> Outcome {
     let (facts, said) = match attempt.cloud.show(new_vm).await {
         Ok(shown) => shown,
-        // It was seen a moment ago: a cloud with several API servers may not show it everywhere yet.
-        Err(error @ CloudError::NotFound(_)) => return retryable(error.to_string()),
+        // A cloud with several API servers may not show it everywhere yet; if it stays so, there is nobody to tell.
+        Err(CloudError::NotFound(_)) => return not_applied(format!("the new VM {new_vm} is gone")),
         Err(error) => return look_failed(&error),
     };
     let input = VmInput::Introduced { revived_from: attempt.vm.vm, facts, said };

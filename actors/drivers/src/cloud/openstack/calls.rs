@@ -186,8 +186,8 @@ impl Cloud for OpenStackCloud {
         self.api.launch(spec).await
     }
 
-    async fn find_launched(&self, operation: &str) -> Result<Vec<VmId>, CloudError> {
-        self.api.find_launched(operation).await
+    async fn find_launched(&self, operation: &str, since: Timestamp) -> Result<Vec<VmFacts>, CloudError> {
+        self.api.find_launched(operation, since).await
     }
 
     async fn restore_in_place(&self, vm: VmId, operation: &str, disks: Vec<DiskSource>) -> Result<(), CloudError> {

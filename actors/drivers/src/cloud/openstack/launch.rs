@@ -15,14 +15,14 @@ use std::time::Duration;
 use reeve_lifecycle::effect::Disk;
 use reeve_ports::CloudError;
 use reeve_ports::cloud::{DiskSource, LaunchSpec, OPERATION_KEY};
-use reeve_protocol::VmId;
-use reeve_protocol::observation::VmState;
+use reeve_protocol::observation::{VmFacts, VmState};
+use reeve_protocol::{Timestamp, VmId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::api::{Api, Ask};
 use super::images::gone_is_fine;
-use super::server::Page;
+use super::server::{Page, Record};
 use super::session::Service;
 use crate::cloud::RESTORED_BY_KEY;
 
@@ -30,6 +30,10 @@ const GIB: u64 = 1 << 30;
 /// How often it is looked whether images are still needed, and for how long at most.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
 const TIDY_LOOKS: u32 = 720;
+/// The most pages that are read of what went.
+const MAX_PAGES: usize = 1_000;
+/// By how much Nova's clock may be behind this node's.
+const CLOCKS_DIFFER_BY: Duration = Duration::from_secs(600);
 
 #[derive(Deserialize)]
 struct Made {
@@ -70,10 +74,37 @@ impl Api {
         Ok(made)
     }
 
-    pub(super) async fn find_launched(&self, operation: &str) -> Result<Vec<VmId>, CloudError> {
+    pub(super) async fn find_launched(&self, operation: &str, since: Timestamp) -> Result<Vec<VmFacts>, CloudError> {
         let ask = Ask::get(Service::Compute, "/servers/detail").query("all_tenants", "1");
         let page: Page = self.ask(ask.query("tags", operation_tag(operation))).await?.json()?;
-        Ok(page.servers.into_iter().map(|server| server.id).collect())
+        let mut made: Vec<VmFacts> = page.servers.into_iter().map(Record::facts).collect();
+        if made.is_empty() {
+            made = self.launched_and_gone(operation, since).await?;
+        }
+        Ok(made)
+    }
+
+    /// What this operation made and is gone. Nova forgets the tags of a server that goes, not its metadata
+    /// (`instance_destroy` in nova/db/main/api.py), so all that went since then are looked through.
+    async fn launched_and_gone(&self, operation: &str, since: Timestamp) -> Result<Vec<VmFacts>, CloudError> {
+        let since = since.saturating_sub(CLOCKS_DIFFER_BY).to_string();
+        let mut found = Vec::new();
+        let mut marker: Option<String> = None;
+        for _ in 0..MAX_PAGES {
+            let mut ask = Ask::get(Service::Compute, "/servers/detail").query("all_tenants", "1").query("deleted", "1");
+            ask = ask.query("changes-since", since.clone()).query("limit", self.config.page.to_string());
+            if let Some(marker) = marker.take() {
+                ask = ask.query("marker", marker);
+            }
+            let page: Page = self.ask(ask).await?.json()?;
+            marker = page.next();
+            let facts = page.servers.into_iter().map(Record::facts);
+            found.extend(facts.filter(|facts| facts.metadata.get(OPERATION_KEY).is_some_and(|by| by == operation)));
+            if marker.is_none() {
+                return Ok(found);
+            }
+        }
+        Err(CloudError::Unavailable(format!("more than {MAX_PAGES} pages of servers went since {since}")))
     }
 
     pub(super) async fn restore(

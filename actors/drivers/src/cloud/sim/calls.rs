@@ -13,7 +13,7 @@ use super::actions::Lock;
 use super::chance::Dice;
 use super::content::{self, Content, Ending};
 use super::fleet::{self, Disks, Owner};
-use super::model::{SimAddress, SimSnapshot, SnapshotEnd, TaskKind};
+use super::model::{SimAddress, SimSnapshot, SimVm, SnapshotEnd, TaskKind};
 use super::provider;
 use super::world::World;
 use super::{Act, Actor, Call, CallKind, Done, FaultKind, MAX_DISK_BYTES, SimCloud};
@@ -160,10 +160,12 @@ impl Cloud for SimCloud {
         self.launch_with(spec, Vec::new()).await
     }
 
-    async fn find_launched(&self, operation: &str) -> Result<Vec<VmId>, CloudError> {
+    async fn find_launched(&self, operation: &str, since: Timestamp) -> Result<Vec<VmFacts>, CloudError> {
         self.call(call(CallKind::FindLaunched, None, operation), |world, _, _| {
             let made = world.vms().filter(|vm| vm.metadata.get(OPERATION_KEY).is_some_and(|by| by == operation));
-            Ok(Done::looked(made.map(|vm| vm.id).collect()))
+            let mut made: Vec<_> = made.map(SimVm::facts).collect();
+            made.retain(|facts| facts.deleted_at.is_none_or(|at| at >= since));
+            Ok(Done::looked(made))
         })
         .await
     }

@@ -46,7 +46,14 @@ pub enum JournalError {
 #[derive(Debug)]
 pub(super) struct Journal {
     file: File,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        // Closing it is not enough: a child that is just being started has a copy of it until it runs its own program.
+        let _ = self.lock.unlock();
+    }
 }
 
 impl Journal {
@@ -89,7 +96,7 @@ impl Journal {
             .and_then(|()| std::fs::rename(&aside, &path))
             .and_then(|()| File::options().append(true).open(&path));
         let file = written.map_err(|why| JournalError::Io { path, why })?;
-        Ok(Self { file, _lock: lock })
+        Ok(Self { file, lock })
     }
 
     pub(super) fn append(&mut self, change: &Change) -> io::Result<()> {

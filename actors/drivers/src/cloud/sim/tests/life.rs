@@ -134,7 +134,7 @@ fn launching_twice_makes_two() {
     };
     let (first, second) = (launch(), launch());
     assert_ne!(first, second);
-    assert_eq!(block_on(fixture.cloud.find_launched("op-1")).unwrap().len(), 2);
+    assert_eq!(block_on(fixture.cloud.find_launched("op-1", Timestamp::EPOCH)).unwrap().len(), 2);
     let audit = fixture.cloud.audit();
     let made = audit.iter().filter(|entry| entry.call == CallKind::Launch && entry.applied && entry.detail == "op-1");
     assert_eq!(made.filter_map(|entry| entry.vm).collect::<Vec<_>>(), [first, second]);
