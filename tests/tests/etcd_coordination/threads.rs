@@ -69,9 +69,9 @@ async fn live_a_shards_writer_does_not_depend_on_the_thread_of_the_first_write()
     let store = EtcdStore::new(a.cluster.client(), Keys::new(&world.config("a").cluster));
     let first = store.clone();
     let busy = Busy::after(async move || {
-        // Queued, and not awaited any further.
+        // Queued, and not awaited any further. On a busy machine it may be done before this thread goes on.
         let queued = tokio::time::timeout(Duration::ZERO, first.commit(shard, epoch, write(1))).await;
-        assert!(queued.is_err(), "it cannot be done yet");
+        assert!(!matches!(queued, Ok(Err(_))), "{queued:?}");
     })
     .await;
     assert_eq!(store.commit(shard, epoch, write(2)).await, Ok(()));
