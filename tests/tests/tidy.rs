@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use toml::Table;
 
 /// A room and the rooms it may depend on; ARCHITECTURE.md has the reasons.
-const LAYERS: [(&str, &[&str]); 8] = [
+const LAYERS: [(&str, &[&str]); 9] = [
     ("protocol", &[]),
     ("actors/lifecycle", &["reeve-protocol"]),
     ("actors/ports", &["reeve-protocol", "reeve-lifecycle"]),
@@ -20,6 +20,7 @@ const LAYERS: [(&str, &[&str]); 8] = [
     ("cluster", &["reeve-protocol", "reeve-ports"]),
     ("nodes", ALL),
     ("tests", ALL),
+    ("tests/bench", EVEN_TESTS),
 ];
 
 const ALL: &[&str] = &[
@@ -30,6 +31,18 @@ const ALL: &[&str] = &[
     "reeve-runtime",
     "reeve-cluster",
     "reeve-nodes",
+];
+
+/// The benchmarks start the same servers as the tests.
+const EVEN_TESTS: &[&str] = &[
+    "reeve-protocol",
+    "reeve-lifecycle",
+    "reeve-ports",
+    "reeve-drivers",
+    "reeve-runtime",
+    "reeve-cluster",
+    "reeve-nodes",
+    "reeve-tests",
 ];
 
 /// The rooms that are pure functions: time, ids and randomness reach them as arguments.

@@ -36,7 +36,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// would measure themselves.
 const SAMPLE: usize = 2;
 /// The fleet's first commits and events are written within this time.
-const SETTLED: Duration = Duration::from_secs(120);
+const SETTLED: Duration = Duration::from_secs(600);
 
 /// Kills and drains for so many rounds.
 ///

@@ -22,7 +22,7 @@ use tokio::sync::Mutex;
 use super::asker::Door;
 use super::clock;
 use super::history::{History, What};
-use super::settings::NodeSettings;
+use super::settings::{NodeSettings, Pace};
 use crate::harness::{ChildGuard, Mode, Port, Proxy};
 
 /// A node beside a build takes a while until it has its shards.
@@ -75,6 +75,8 @@ pub struct Servers<'a> {
     pub vault: &'a Path,
     /// The lease TTL.
     pub ttl: Duration,
+    /// How often the cloud is asked.
+    pub pace: Pace,
 }
 
 impl Member {
@@ -112,6 +114,7 @@ impl Member {
             vault: servers.vault,
             auth_url: servers.auth_url,
             ttl: servers.ttl,
+            pace: servers.pace,
         };
         let config = folder.join(format!("{id}.toml"));
         std::fs::write(&config, settings.text())?;

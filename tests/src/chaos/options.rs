@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use super::cloud::CloudOptions;
 use super::faults::Mix;
+use super::settings::Pace;
 
 /// Breaks a whole cluster in every way and proves that nothing was lost or done twice.
 #[derive(Debug, Clone, Parser)]
@@ -57,6 +58,12 @@ pub struct Options {
     /// Commands a second.
     #[arg(long)]
     pub rate: Option<u32>,
+    /// The time between two probes of a VM. Each is a call to the cloud, so a large fleet needs more on a small machine.
+    #[arg(long, default_value_t = 20)]
+    pub probe_secs: u64,
+    /// The time between two listings of the cloud.
+    #[arg(long, default_value_t = 10)]
+    pub list_secs: u64,
 }
 
 /// Other than a run.
@@ -106,6 +113,12 @@ impl Options {
     #[must_use]
     pub fn ttl(&self) -> Duration {
         Duration::from_millis(self.ttl_ms.unwrap_or(if self.failover { 3_000 } else { 5_000 }))
+    }
+
+    /// How often the nodes ask the cloud.
+    #[must_use]
+    pub fn pace(&self) -> Pace {
+        Pace { probe_secs: self.probe_secs, list_secs: self.list_secs }
     }
 
     /// Commands a second.

@@ -32,7 +32,7 @@ max_total = "1d"
 min_notice = "5s"
 on_end = "backup_and_delete"
 [policy.default.health]
-interval = "20s"
+interval = "{PROBE}"
 timeout = "1s"
 failures = 2
 successes = 1
@@ -55,10 +55,24 @@ const ENDING: [(&str, &str, &str, &str); 6] = [
     ("noticed", "40s", "0s", "notify"),
 ];
 
+/// How often the cloud is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// The time between two probes of a VM, in seconds.
+    pub probe_secs: u64,
+    /// The time between two listings, in seconds.
+    pub list_secs: u64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { probe_secs: 20, list_secs: 10 }
+    }
+}
+
 /// The policies as configuration text.
-#[must_use]
-pub fn policies_text() -> String {
-    let mut text = POLICIES.to_owned();
+fn policies_text(pace: Pace) -> String {
+    let mut text = POLICIES.replace("{PROBE}", &format!("{}s", pace.probe_secs));
     for (name, duration, grace, on_end) in ENDING {
         let _ = write!(
             text,
@@ -74,12 +88,12 @@ pub fn policies_text() -> String {
 ///
 /// # Errors
 /// When the text above is wrong.
-pub fn policies() -> Result<BTreeMap<String, Policy>> {
+pub fn policies(pace: Pace) -> Result<BTreeMap<String, Policy>> {
     #[derive(Deserialize)]
     struct Only {
         policy: BTreeMap<String, Policy>,
     }
-    let only: Only = toml::from_str(&policies_text()).context("the policies of the run")?;
+    let only: Only = toml::from_str(&policies_text(pace)).context("the policies of the run")?;
     Ok(only.policy)
 }
 
@@ -106,13 +120,15 @@ pub struct NodeSettings<'a> {
     pub auth_url: &'a str,
     /// The lease TTL.
     pub ttl: Duration,
+    /// How often it asks the cloud.
+    pub pace: Pace,
 }
 
 impl NodeSettings<'_> {
     /// As configuration text.
     #[must_use]
     pub fn text(&self) -> String {
-        let Self { id, data, etcd, bus, listen, advertise, certificates, vault, auth_url, ttl } = self;
+        let Self { id, data, etcd, bus, listen, advertise, certificates, vault, auth_url, ttl, pace } = self;
         let ttl = ttl.as_millis();
         format!(
             r#"[node]
@@ -145,7 +161,7 @@ auth = {{ auth_url = "{auth_url}", username = "reeve", password = "simulated", p
 exchange = "nova"
 format = "versioned"
 [runtime]
-reconcile_every = "10s"
+reconcile_every = "{}s"
 [runtime.timeouts]
 call = "5s"
 settle = "30s"
@@ -159,7 +175,8 @@ stable = "5s"
             certificates.join(format!("{id}.key")),
             certificates.join("ca.pem"),
             vault.display(),
-            policies_text(),
+            pace.list_secs,
+            policies_text(*pace),
         )
     }
 }
@@ -170,7 +187,7 @@ mod tests {
 
     #[test]
     fn every_policy_that_a_vm_may_name_is_there_and_makes_sense() {
-        let policies = policies().unwrap();
+        let policies = policies(Pace::default()).unwrap();
         for name in ENDS.iter().chain([&STAYS]) {
             policies.get(*name).unwrap().check(name).unwrap();
         }
@@ -189,6 +206,7 @@ mod tests {
             vault: Path::new("/tmp/vault"),
             auth_url: "http://127.0.0.1:6/v3",
             ttl: Duration::from_secs(5),
+            pace: Pace::default(),
         };
         reeve_nodes::config::parse("chaos.toml", &settings.text(), std::iter::empty()).unwrap();
     }

@@ -74,7 +74,7 @@ impl Stage {
         // Kept until the run is known to be good: the history is all that tells what went wrong.
         folder.disable_cleanup(true);
         let history = History::create(&folder.path().join("history.jsonl"))?;
-        history.write(What::Begun { seed: options.seed, shards: SHARDS, policies: policies()? });
+        history.write(What::Begun { seed: options.seed, shards: SHARDS, policies: policies(options.pace())? });
         let certificates = folder.path().join("pki");
         let ids: Vec<NodeId> =
             (1..=options.nodes).map(|number| NodeId::new(format!("n{number}"))).collect::<Result<_, _>>()?;
@@ -93,6 +93,7 @@ impl Stage {
                 certificates: &certificates,
                 vault: vault.folder(),
                 ttl: options.ttl(),
+                pace: options.pace(),
             };
             let number = u8::try_from(number).context("at most 200 nodes")?;
             members.push(Arc::new(Member::prepare(number, folder.path(), &servers, history.clone()).await?));

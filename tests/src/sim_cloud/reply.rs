@@ -1,5 +1,7 @@
 //! Answers in each service's own words, and answers that are lost.
 
+use std::sync::atomic::Ordering;
+
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
@@ -90,6 +92,9 @@ pub(super) async fn outermost(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let shared = request.app_data::<web::Data<Shared>>().cloned();
+    if let Some(shared) = shared.as_ref().filter(|_| !request.path().starts_with("/sim/")) {
+        shared.requests.fetch_add(1, Ordering::Relaxed);
+    }
     let fault = shared.and_then(|shared| shared.http_faults.pick(request.method().as_str(), request.path()));
     let mut response = match fault {
         Some(fault) if !fault.after_effect => request.into_response(fault.response()),

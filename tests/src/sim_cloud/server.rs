@@ -6,6 +6,7 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -79,6 +80,8 @@ pub(super) struct Shared {
     pub(super) ports: Ports,
     pub(super) http_faults: HttpFaults,
     pub(super) published: Published,
+    /// Requests to the cloud's own API.
+    pub(super) requests: AtomicU64,
 }
 
 /// A simulated cloud that runs. Ends when dropped, without waiting for calls under way.
@@ -123,6 +126,7 @@ impl SimCloudServer {
             ports: Ports::default(),
             http_faults: HttpFaults::default(),
             published,
+            requests: AtomicU64::new(0),
         });
         let state = web::Data::from(Arc::clone(&shared));
         let server = HttpServer::new(move || {
@@ -159,6 +163,12 @@ impl SimCloudServer {
     #[must_use]
     pub fn auth_url(&self) -> String {
         format!("{}/identity/v3", self.shared.base)
+    }
+
+    /// How many requests its API had, those that follow and steer the simulation left out.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.shared.requests.load(Ordering::Relaxed)
     }
 
     /// The cloud itself, for tests in the same process.

@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, Addr, Message, WeakAddr};
+use bytes::Bytes;
 use reeve_lifecycle::record::Hold;
 use reeve_lifecycle::{EffectKey, Outcome, Verdict, VmInput, VmRecord};
 use reeve_protocol::admin::ActorView;
@@ -251,16 +252,22 @@ impl Drop for OwnedVm {
     }
 }
 
-/// Starts the supervisor of a record on an arbiter. If the arbiter dies before it runs, the link tells so.
+/// Starts the supervisor of a record on an arbiter, with the bytes that it was read from. If the arbiter dies before it
+/// runs, the link tells so.
 pub(crate) fn spawn_vm(
     arbiter: &arbiters::ArbiterRef,
     term: Arc<ShardTerm>,
     record: VmRecord,
+    stored: Option<Bytes>,
     link: VmLink,
 ) -> OwnedVm {
     let depth = Depth::default();
     let received = depth.clone();
     let address = supervisor::VmSupervisor::start_in_arbiter(arbiter.handle(), move |_| {
+        let record = match stored {
+            Some(stored) => supervisor::Kept::stored(record, stored),
+            None => supervisor::Kept::new(record),
+        };
         supervisor::VmSupervisor::new(term, record, link, received)
     });
     OwnedVm(VmHandle { address, depth })

@@ -80,6 +80,7 @@ impl Handler<ToVm> for VmSupervisor {
                 Stage::Halting | Stage::Ended => {}
             },
         }
+        self.rest_record();
     }
 }
 

@@ -14,6 +14,7 @@
 
 mod children;
 mod commit;
+mod kept;
 mod messages;
 mod recovery;
 
@@ -24,14 +25,15 @@ use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
 use reeve_lifecycle::policy::POLICY_KEY;
-use reeve_lifecycle::record::{Health, Hold, Presence};
-use reeve_lifecycle::{EffectKey, Ignored, ProbeVerdict, Step, Verdict, VmInput, VmRecord, step};
+use reeve_lifecycle::record::{Hold, Presence};
+use reeve_lifecycle::{EffectKey, Ignored, ProbeVerdict, Step, Verdict, VmInput, step};
 use reeve_protocol::Timestamp;
 use reeve_protocol::command::{Refusal, RefusalCode};
 use reeve_protocol::event::Child;
 
 use self::children::Children;
 use self::commit::{Committed, commit, write_of};
+pub(super) use self::kept::Kept;
 use super::{Depth, End, Envelope, InputReply, ShardTerm, ToVm, VmHandle, VmLink, WeakVmHandle};
 
 /// How many inputs wait for the outbox to have room. Past it senders are told to come again.
@@ -66,7 +68,7 @@ enum Stage {
 /// The supervisor.
 pub(super) struct VmSupervisor {
     term: Arc<ShardTerm>,
-    record: VmRecord,
+    record: Kept,
     since: Timestamp,
     /// Effects that are being performed, by which child.
     running: Vec<(EffectKey, Child)>,
@@ -89,7 +91,7 @@ pub(super) struct VmSupervisor {
 }
 
 impl VmSupervisor {
-    pub(super) fn new(term: Arc<ShardTerm>, record: VmRecord, link: VmLink, depth: Depth) -> Self {
+    pub(super) fn new(term: Arc<ShardTerm>, record: Kept, link: VmLink, depth: Depth) -> Self {
         let since = term.shared.clock.now();
         term.shared.counters.vms.fetch_add(1, Ordering::Relaxed);
         let supervisor = Self {
@@ -134,6 +136,13 @@ impl VmSupervisor {
 
     fn weak_handle(&self, ctx: &Context<Self>) -> WeakVmHandle {
         WeakVmHandle { address: ctx.address().downgrade(), depth: self.depth.clone() }
+    }
+
+    /// Nobody looks at the record until the next message.
+    fn rest_record(&mut self) {
+        if self.stage == Stage::Free {
+            self.record.rest();
+        }
     }
 
     /// Sends itself this after a wait.
@@ -195,7 +204,7 @@ impl VmSupervisor {
     /// A transition is stored, a sign of life is not; a hold that stands needs no second.
     fn says_nothing(&self, input: &VmInput) -> bool {
         match input {
-            VmInput::Probed { verdict: ProbeVerdict::Up, .. } => self.record.health == Health::Up,
+            VmInput::Probed { verdict: ProbeVerdict::Up, .. } => self.record.is_up(),
             VmInput::Probed { verdict: ProbeVerdict::Down { .. } | ProbeVerdict::Inconclusive { .. }, .. } => false,
             VmInput::HoldRaised(hold) => self.record.holds.contains(hold) || !self.is_stored(),
             VmInput::HoldLifted(hold) => !self.record.holds.contains(hold),
@@ -261,6 +270,7 @@ impl VmSupervisor {
             if supervisor.committed(committed, envelope, step, again, ctx) == Progress::Done {
                 supervisor.resume(ctx);
             }
+            supervisor.rest_record();
         }));
         Progress::Waits
     }
@@ -296,7 +306,7 @@ impl VmSupervisor {
             Committed::Reload(Some(stored)) if again < MAX_REDECIDED => {
                 tracing::warn!(vm = %self.record.vm, "the store holds another record; the input is decided again");
                 let before = self.record.outbox.len();
-                self.record = *stored;
+                self.record = Kept::new(*stored);
                 self.count_outbox(before);
                 self.decide(envelope, again + 1, ctx)
             }
@@ -311,7 +321,7 @@ impl VmSupervisor {
     /// A decision is committed, or changed nothing: acknowledge, then act.
     fn decided(&mut self, envelope: Envelope, step: Step, ctx: &mut Context<Self>) -> Progress {
         let Step { record, changed, purge, effects, events: _, verdict } = step;
-        let before = changed.then(|| std::mem::replace(&mut self.record, record));
+        let before = changed.then(|| std::mem::replace(&mut self.record, Kept::new(record)));
         if let Some(before) = &before {
             self.count_outbox(before.outbox.len());
         }
@@ -331,7 +341,7 @@ impl VmSupervisor {
         self.dispatch(effects, ctx);
         self.rest();
         if changed {
-            self.watch(before.as_ref(), ctx);
+            self.watch(before.as_deref(), ctx);
         }
         if changed || woken {
             self.arm(ctx);
@@ -409,7 +419,7 @@ fn matter(input: &VmInput) -> Option<Matter> {
 
 impl Drop for VmSupervisor {
     fn drop(&mut self) {
-        let waiting = self.record.outbox.len().cast_signed() as i64;
+        let waiting = self.record.events().cast_signed() as i64;
         let counters = &self.term.shared.counters;
         counters.outbox.fetch_sub(waiting, Ordering::Relaxed);
         counters.vms.fetch_sub(1, Ordering::Relaxed);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use ractor::ActorRef;
 use reeve_lifecycle::{Ignored, Verdict, VmInput, VmRecord};
 use reeve_ports::store::{DamagedRecord, Page, Stored};
@@ -32,7 +33,7 @@ impl ShardState {
     async fn loaded(&mut self, stored: Stored, myself: &ActorRef<ToShard>) {
         let vm = stored.vm;
         match decode(&stored) {
-            Ok(record) => self.start(record, myself).await,
+            Ok(record) => self.start(record, Some(stored.value), myself).await,
             Err(reason) => self.park(vm, reason),
         }
     }
@@ -44,9 +45,9 @@ impl ShardState {
         }
     }
 
-    /// Starts the supervisor of a record, and hands over what waited for it. One that cannot be started is tried again
+    /// Starts the supervisor of a record, with the bytes that it was read from, and hands over what waited for it. One that cannot be started is tried again
     /// from the store: a VM that were forgotten here would be taken for one that has no record.
-    async fn start(&mut self, record: VmRecord, myself: &ActorRef<ToShard>) {
+    async fn start(&mut self, record: VmRecord, stored: Option<Bytes>, myself: &ActorRef<ToShard>) {
         let Some(term) = self.tenure.as_ref().map(|tenure| Arc::clone(tenure.term())) else { return };
         let vm = record.vm;
         let arbiter = match self.arbiters.get(usize::from(self.shard.0)).await {
@@ -60,7 +61,7 @@ impl ShardState {
         self.incarnations += 1;
         let incarnation = self.incarnations;
         let link = VmLink::new(Arc::clone(&term.owner), vm, incarnation);
-        let started = spawn_vm(&arbiter, term, record, link);
+        let started = spawn_vm(&arbiter, term, record, stored, link);
         for (cloud, hold) in &self.holds {
             started.handle().send(ToVm::Hold { cloud: cloud.clone(), hold: *hold, begins: true });
         }
@@ -120,7 +121,7 @@ impl ShardState {
         };
         let policy = self.shared.policies.resolve(facts).policy;
         let vm = routed.vm;
-        self.start(VmRecord::unseen(vm, cloud, policy), myself).await;
+        self.start(VmRecord::unseen(vm, cloud, policy), None, myself).await;
         match self.vms.get_mut(&vm) {
             Some(Slot::Live { vm, .. }) => vm.handle().send(routed.envelope()),
             Some(Slot::Loading { waiting, .. }) => waiting.push(routed),

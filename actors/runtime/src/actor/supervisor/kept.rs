@@ -1,0 +1,194 @@
+//! The record of a supervisor: packed while nobody looks at it, open while it is worked with.
+//!
+//! ```text
+//! read from the store ─► Stored, open ─ rest ─► Stored ─ rest ─► Packed ─ looked at ─► Packed, open ─ rest ─► Packed
+//!            decided anew ─► Open ─ rest ─► Rested ─ rest, idle ────┘
+//! ```
+//!
+//! Of a million VMs nearly all are idle at any time, and an open record takes several times the bytes of a packed one:
+//! its backups name the same volumes, its policy is that of thousands, and each name is an allocation. Looking opens it
+//! within microseconds. Nothing is packed at its first rest: a fleet that comes up has no time for it, and what was just
+//! decided is soon looked at again. The next sign of life packs it.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use reeve_lifecycle::policy::DEFAULT_POLICY;
+use reeve_lifecycle::record::{Health, HistoryEntry, Presence, RECORD_FORMAT};
+use reeve_lifecycle::{Policies, VmRecord};
+use reeve_protocol::{CloudName, Timestamp, VmId, codec};
+
+/// What happens most in the life of a VM.
+const COMMON: [&str; 8] = [
+    "vm.discovered",
+    "vm.state-changed",
+    "lease.created",
+    "lease.expiring",
+    "lease.extended",
+    "health.monitoring-paused",
+    "backup.started",
+    "backup.verified",
+];
+
+/// What records have in common, so that no packed one holds it: a blank record and some history, as they are stored. Known
+/// to this process alone, as packed records are.
+static COMMONS: LazyLock<Vec<u8>> = LazyLock::new(|| commons().unwrap_or_default());
+
+fn commons() -> Option<Vec<u8>> {
+    let policy = Policies::new(BTreeMap::new()).ok()?.get(DEFAULT_POLICY)?;
+    let nobody: VmId = "00000000-0000-4000-8000-000000000000".parse().ok()?;
+    let mut record = VmRecord::unseen(nobody, CloudName::new("cloud").ok()?, policy);
+    let line = |what: &str| HistoryEntry { at: Timestamp::EPOCH, what: what.to_owned() };
+    record.history = COMMON.iter().map(|what| line(what)).collect();
+    codec::encode(RECORD_FORMAT, &record).ok()
+}
+
+/// A record that takes little room while it is not looked at.
+pub(in crate::actor) struct Kept {
+    open: OnceCell<Box<VmRecord>>,
+    form: Form,
+    is_up: bool,
+}
+
+/// What there is beside an open record, or in its place.
+enum Form {
+    /// Nothing.
+    Open,
+    /// Nothing, and it rested once.
+    Rested,
+    /// The bytes that it was read from.
+    Stored(Bytes),
+    /// LZ4 of its stored form, without what records have in common.
+    Packed(Box<[u8]>),
+}
+
+impl Kept {
+    /// One that was decided.
+    pub(in crate::actor) fn new(record: VmRecord) -> Self {
+        Self::of(record, Form::Open)
+    }
+
+    /// One that was read from these bytes.
+    pub(in crate::actor) fn stored(record: VmRecord, bytes: Bytes) -> Self {
+        Self::of(record, Form::Stored(bytes))
+    }
+
+    fn of(record: VmRecord, form: Form) -> Self {
+        let is_up = record.health == Health::Up;
+        Self { open: OnceCell::from(Box::new(record)), form, is_up }
+    }
+
+    /// Whether the VM is known to be well; asked at every sign of life, so it opens nothing.
+    pub(super) fn is_up(&self) -> bool {
+        self.is_up
+    }
+
+    /// How many events wait in its outbox; opens nothing, because what is packed has none.
+    pub(super) fn events(&self) -> usize {
+        self.open.get().map_or(0, |record| record.outbox.len())
+    }
+
+    /// Nobody looks at it for a while.
+    pub(super) fn rest(&mut self) {
+        // What is under way is soon looked at again, and what is not stored yet is not to be.
+        let is_idle = |record: &VmRecord| {
+            record.effects.is_empty() && record.outbox.is_empty() && record.presence != Presence::Unseen
+        };
+        if self.open.get().is_some_and(|record| !is_idle(record)) {
+            return;
+        }
+        match (&self.form, self.open.get()) {
+            (Form::Open, _) => return self.form = Form::Rested,
+            (Form::Rested, Some(record)) => match codec::encode(RECORD_FORMAT, record.as_ref()) {
+                Ok(stored) => self.form = packed(&stored),
+                // Whoever writes it says so.
+                Err(_) => return,
+            },
+            (Form::Stored(stored), None) => self.form = packed(stored),
+            (Form::Rested | Form::Packed(_), None) | (Form::Stored(_) | Form::Packed(_), Some(_)) => {}
+        }
+        self.open.take();
+    }
+
+    fn unpacked(&self) -> VmRecord {
+        let decoded = |bytes: &[u8]| codec::decode(RECORD_FORMAT, bytes).expect("it was read or written here before").1;
+        match &self.form {
+            Form::Stored(stored) => decoded(stored),
+            Form::Packed(packed) => {
+                let unpacked = lz4_flex::block::decompress_size_prepended_with_dict(packed, &COMMONS);
+                decoded(&unpacked.expect("it was packed here"))
+            }
+            Form::Open | Form::Rested => unreachable!("it is open until it is packed"),
+        }
+    }
+}
+
+fn packed(stored: &[u8]) -> Form {
+    Form::Packed(lz4_flex::block::compress_prepend_size_with_dict(stored, &COMMONS).into_boxed_slice())
+}
+
+impl Deref for Kept {
+    type Target = VmRecord;
+
+    fn deref(&self) -> &VmRecord {
+        self.open.get_or_init(|| Box::new(self.unpacked()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> VmRecord {
+        let policy = Policies::new(BTreeMap::new()).unwrap().get(DEFAULT_POLICY).unwrap();
+        let vm: VmId = "00000000-0000-4000-8000-000000000007".parse().unwrap();
+        let mut record = VmRecord::unseen(vm, CloudName::new("lab").unwrap(), policy);
+        record.presence = Presence::Present { since: Timestamp::EPOCH, missing_since: None };
+        record.health = Health::Up;
+        record
+    }
+
+    #[test]
+    fn what_rests_is_the_same_when_it_is_looked_at() {
+        let bytes = Bytes::from(codec::encode(RECORD_FORMAT, &record()).unwrap());
+        for mut kept in [Kept::new(record()), Kept::stored(record(), bytes.clone())] {
+            for _ in 0..4 {
+                kept.rest();
+                assert!(kept.is_up());
+            }
+            let Form::Packed(packed) = &kept.form else { panic!("it is packed") };
+            assert!(packed.len() * 4 < bytes.len(), "{} of {} bytes", packed.len(), bytes.len());
+            assert!(kept.open.get().is_none());
+            assert_eq!(*kept, record());
+            kept.rest();
+            assert!(kept.open.get().is_none());
+        }
+    }
+
+    #[test]
+    fn nothing_is_packed_at_its_first_rest() {
+        let bytes = Bytes::from(codec::encode(RECORD_FORMAT, &record()).unwrap());
+        let mut read = Kept::stored(record(), bytes);
+        read.rest();
+        assert!(matches!(read.form, Form::Stored(_)) && read.open.get().is_none());
+        assert_eq!(*read, record());
+        let mut decided = Kept::new(record());
+        decided.rest();
+        assert!(decided.open.get().is_some());
+    }
+
+    #[test]
+    fn what_is_not_stored_yet_stays_open() {
+        let mut unseen = record();
+        unseen.presence = Presence::Unseen;
+        let mut kept = Kept::new(unseen.clone());
+        for _ in 0..3 {
+            kept.rest();
+        }
+        assert!(matches!(kept.form, Form::Open));
+        assert_eq!(*kept, unseen);
+    }
+}

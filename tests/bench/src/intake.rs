@@ -1,0 +1,178 @@
+//! `intake`: Nova's notifications per second, from the queue to a committed record and a confirmed event.
+//!
+//! ```text
+//! queue, full ─► node starts ─► decode, step, commit (etcd), acknowledge ─► event (confirmed) ─► whoever listens
+//! queue, full ─► a bare consumer of the same library ─► acknowledge
+//! ```
+//!
+//! Each message stops or starts a VM, so each changes a record and makes an event of the change, which is counted; when a
+//! VM stops, a second one tells that it is watched no longer. Most of what a Nova sends changes nothing. The bare consumer has the same prefetch, on a queue of the same kind. Both find their queue full, so that
+//! nobody publishes while it is measured, and what is counted begins after the first fifth. A record is written twice:
+//! with the event in its outbox, and once more when the event is out.
+//!
+//! The latency is that of half the rate, sent evenly through Nova's exchange: from when a message was due until its event
+//! has come to whoever listens.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use reeve_lifecycle::VmRecord;
+use reeve_ports::{Clock, SystemClock};
+use reeve_protocol::event::CloudEvent;
+use reeve_protocol::names;
+use tokio::sync::Mutex;
+
+use crate::broker::{Client, Keep, steady_rate};
+use crate::nova::{Nova, Told};
+use crate::records;
+use crate::runner::{Contestant, Figure, Goal, Options, alternate, percentile};
+use crate::site::{Site, view};
+
+const EVENT: &str = "vm.state-changed";
+const BARE: &str = "bench.bare";
+/// What `[bus]` has if nobody says otherwise.
+const PREFETCH: u16 = 256;
+/// Messages are newer than any listing of the cloud that comes between them.
+const AHEAD: Duration = Duration::from_secs(3600);
+/// A node that has just been started still opens its queues.
+const WARM: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(50);
+
+/// Measures.
+pub(crate) fn run(options: &Options) -> LocalBoxFuture<'_, Result<Vec<Figure>>> {
+    measure(*options).boxed_local()
+}
+
+async fn measure(options: Options) -> Result<Vec<Figure>> {
+    let vms = options.pick(10_000, 500);
+    let ground = Ground::prepare(vms).await?;
+    let contestants =
+        vec![Contestant::new("reeve", || ground.reeve()), Contestant::new("bare consumer", || ground.bare())];
+    let measured = alternate(options.pick(3, 1), 1, contestants).await?;
+    let [reeve, bare] = &measured[..] else { bail!("two contestants have two results") };
+    let latencies = ground.latencies(reeve.median / 2.0, options.pick(20, 5)).await?;
+    let share = |share: f64| percentile(&latencies, share);
+    let rate = Figure::new("intake", reeve, "messages/s", Goal::RatioAtLeast(0.5))
+        .of(ground.messages() as u64)
+        .against("bare consumer", bare.median)
+        .note("prefetch", PREFETCH)
+        .note("vms", vms)
+        .note("bytes_per_message", ground.bytes())
+        .note("node_processor_us_per_message", ground.processor_us.get());
+    let latency = Figure::single("intake, p99 at half load", share(0.99), "ms", Goal::AtMost(50.0))
+        .of(latencies.len() as u64)
+        .note("messages_per_second", reeve.median / 2.0)
+        .note("p50_ms", share(0.5))
+        .note("max_ms", share(1.0));
+    Ok(vec![rate, latency])
+}
+
+struct Ground {
+    site: Mutex<Site>,
+    client: Client,
+    nova: Nova,
+    records: Vec<VmRecord>,
+    /// When the next message was sent, by its own word.
+    at_us: Cell<i64>,
+    processor_us: Cell<f64>,
+}
+
+impl Ground {
+    async fn prepare(vms: usize) -> Result<Self> {
+        let now = SystemClock.now();
+        let (mut site, records) = Site::start(vms, now).await?;
+        // The first start makes the queues, and finds everything as it is.
+        site.start_node()?;
+        let node = site.node_with(vms as u64).await?;
+        while view(&node).await?.outbox > 0 {
+            tokio::time::sleep(POLL).await;
+        }
+        drop(node);
+        site.stop_node().await?;
+        let client = Client::connect(&site.rabbit.url()).await?;
+        client.declare_like_an_intake(BARE).await?;
+        let at_us = Cell::new((now + AHEAD).as_millis() * 1000);
+        let (site, nova, processor_us) = (Mutex::new(site), Nova::read()?, Cell::new(0.0));
+        Ok(Self { site, client, nova, records, at_us, processor_us })
+    }
+
+    /// Every VM is stopped and started.
+    fn messages(&self) -> usize {
+        2 * self.records.len()
+    }
+
+    fn bytes(&self) -> usize {
+        self.message(0).1.len()
+    }
+
+    /// The message of this number: the VMs one after the other, again and again.
+    fn message(&self, number: usize) -> (String, Vec<u8>) {
+        let (record, told) = (&self.records[number % self.records.len()], Told::of_turn(number / self.records.len()));
+        let launched = record.facts.launched_at.unwrap_or_default();
+        let at_us = self.at_us.replace(self.at_us.get() + 1);
+        (format!("vm/{}", record.vm), self.nova.body(told, record.vm, launched, at_us))
+    }
+
+    fn bodies(&self) -> impl Iterator<Item = Vec<u8>> {
+        (0..self.messages()).map(|number| self.message(number).1)
+    }
+
+    async fn reeve(&self) -> Result<f64> {
+        let mut site = self.site.lock().await;
+        site.etcd.compact().await?;
+        self.client.fill(&names::intake_queue(&records::cloud()), self.bodies()).await?;
+        let events = self.client.listen(EVENT, Keep::Time).await?;
+        site.start_node()?;
+        let node = site.node_with(self.records.len() as u64).await?;
+        let (before, had) = (events.arrivals.count(), site.processor_time()?);
+        let arrivals = events.arrivals.reach(self.messages()).await?;
+        let spent = site.processor_time()?.saturating_sub(had);
+        self.processor_us.set(spent.as_secs_f64() * 1e6 / (arrivals.len() - before).max(1) as f64);
+        ensure!(arrivals.len() == self.messages(), "{} events of {} messages", arrivals.len(), self.messages());
+        while view(&node).await?.outbox > 0 {
+            tokio::time::sleep(POLL).await;
+        }
+        drop(node);
+        site.stop_node().await?;
+        steady_rate(&arrivals)
+    }
+
+    async fn bare(&self) -> Result<f64> {
+        self.client.fill(BARE, self.bodies()).await?;
+        let consuming = self.client.acknowledge_all(BARE, PREFETCH).await?;
+        steady_rate(&consuming.arrivals.reach(self.messages()).await?)
+    }
+
+    /// Milliseconds, sorted.
+    async fn latencies(&self, per_second: f64, seconds: u32) -> Result<Vec<f64>> {
+        let mut site = self.site.lock().await;
+        site.etcd.compact().await?;
+        site.start_node()?;
+        let node = site.node_with(self.records.len() as u64).await?;
+        let events = self.client.listen(EVENT, Keep::Body).await?;
+        let began = SystemClock.elapsed();
+        let seconds = f64::from(seconds) + WARM.as_secs_f64();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive number of messages")]
+        let count = (per_second * seconds).max(1.0) as usize;
+        let messages = (0..count).map(|number| self.message(number));
+        let mut sent = self.client.send_steadily("nova", per_second, messages).await?;
+        let mut latencies = Vec::with_capacity(count);
+        for (at, body) in events.arrivals.reach(count).await? {
+            let event: CloudEvent = serde_json::from_slice(&body).context("an event")?;
+            // The events of a VM come in the order of its messages.
+            let due = sent.get_mut(&event.subject).and_then(VecDeque::pop_front);
+            let due = due.with_context(|| format!("an event more than messages of {}", event.subject))?;
+            if due.saturating_sub(began) >= WARM {
+                latencies.push(at.saturating_sub(due).as_secs_f64() * 1e3);
+            }
+        }
+        drop(node);
+        site.stop_node().await?;
+        latencies.sort_by(f64::total_cmp);
+        Ok(latencies)
+    }
+}
