@@ -6,8 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use reeve_drivers::cloud::sim::Sink;
-use reeve_ports::bus::{Consume, PastEvent};
-use reeve_ports::{Address, Bus, BusError, Consumer, DeadLetter, Delivery, Message, Queue};
+use reeve_ports::bus::{Nothing, PastEvent};
+use reeve_ports::{Address, Bus, BusError, Consumer, DeadLetter, Message, Queue};
 use reeve_protocol::{CloudName, Timestamp};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -48,15 +48,6 @@ impl QuietIntakes {
     }
 }
 
-struct Silence;
-
-#[async_trait]
-impl Consume for Silence {
-    async fn next(&mut self) -> Option<Delivery> {
-        std::future::pending().await
-    }
-}
-
 #[async_trait]
 impl Bus for QuietIntakes {
     async fn publish(&self, to: &Address, message: Message) -> Result<(), BusError> {
@@ -65,7 +56,7 @@ impl Bus for QuietIntakes {
 
     async fn consume(&self, queue: &Queue, prefetch: u16) -> Result<Consumer, BusError> {
         match queue {
-            Queue::Intake(cloud) if self.quiet.contains(cloud) => Ok(Box::new(Silence)),
+            Queue::Intake(cloud) if self.quiet.contains(cloud) => Ok(Box::new(Nothing)),
             Queue::Intake(_) | Queue::Requests | Queue::Shard(_) => self.inner.consume(queue, prefetch).await,
         }
     }

@@ -23,15 +23,8 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ("tests/bench", EVEN_TESTS),
 ];
 
-const ALL: &[&str] = &[
-    "reeve-protocol",
-    "reeve-lifecycle",
-    "reeve-ports",
-    "reeve-drivers",
-    "reeve-runtime",
-    "reeve-cluster",
-    "reeve-nodes",
-];
+/// All but the last of [`EVEN_TESTS`].
+const ALL: &[&str] = EVEN_TESTS.split_at(EVEN_TESTS.len() - 1).0;
 
 /// The benchmarks start the same servers as the tests.
 const EVEN_TESTS: &[&str] = &[

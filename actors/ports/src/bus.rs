@@ -113,6 +113,17 @@ pub trait Consume: Send {
 /// A consumer.
 pub type Consumer = Box<dyn Consume>;
 
+/// A queue to which nothing ever comes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Nothing;
+
+#[async_trait]
+impl Consume for Nothing {
+    async fn next(&mut self) -> Option<Delivery> {
+        std::future::pending().await
+    }
+}
+
 /// A dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {

@@ -165,8 +165,8 @@ pub trait Cloud: Send + Sync + 'static {
     /// Makes a new VM. Done in the background: find it by its operation.
     async fn launch(&self, spec: LaunchSpec) -> Result<VmId, CloudError>;
 
-    /// The VMs that this operation made ([`OPERATION_KEY`]), whatever their state. Those that went since then are among
-    /// them, as [`VmState::Deleted`](reeve_protocol::observation::VmState): what was made once is not made again because
+    /// The VMs that this operation made ([`OPERATION_KEY`]), whatever their state. Where none lives, those that went since
+    /// then, as [`VmState::Deleted`](reeve_protocol::observation::VmState): what was made once is not made again because
     /// somebody removed it.
     async fn find_launched(&self, operation: &str, since: Timestamp) -> Result<Vec<VmFacts>, CloudError>;
 

@@ -28,11 +28,11 @@ use self::raw::{RawShard, Shape};
 use crate::records;
 use crate::runner::{Contestant, Figure, Goal, Options, alternate};
 use crate::servers::{Claimed, SHARDS, write};
+use crate::site::CLUSTER;
 
 /// Writes under way. The first is the prefetch of one consumer, which is what bounds a node's commits most of the time;
 /// the second is what there is after an outage.
 const DEPTHS: [usize; 2] = [256, 4_096];
-const CLUSTER: &str = "bench";
 
 /// Measures.
 pub(crate) fn run(options: &Options) -> LocalBoxFuture<'_, Result<Vec<Figure>>> {

@@ -28,12 +28,10 @@ mod machine;
 mod node;
 mod nova;
 mod pki;
-mod plot;
 mod poll;
 mod quiet_node;
 mod records;
 mod restart;
-mod roles;
 mod rpc;
 mod runner;
 mod scale;
@@ -51,6 +49,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use futures::future::LocalBoxFuture;
 use reeve_tests::chaos::cloud::CloudOptions;
+use reeve_tests::chaos::roles;
 use tracing_subscriber::EnvFilter;
 
 use crate::runner::{Figure, Options};
@@ -133,7 +132,7 @@ enum Task {
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     if let Some(Task::Node { config, clock }) = &arguments.task {
-        return roles::node(config, clock.as_deref());
+        return roles::node(config, clock.as_deref()).map(|()| ExitCode::SUCCESS);
     }
     // Logging is part of what a restart costs: that part logs as the product does.
     if !matches!(&arguments.task, Some(Task::Child { name, .. }) if name == restart::CHILD) {
@@ -146,7 +145,7 @@ fn main() -> Result<ExitCode> {
         return child::answer(name, arguments);
     }
     if let Some(Task::Cloud(options)) = &arguments.task {
-        return roles::cloud(options.clone());
+        return roles::cloud(options.clone()).map(|()| ExitCode::SUCCESS);
     }
     if let Some(Task::Scale(options)) = &arguments.task {
         return scale::write(options);
@@ -188,7 +187,7 @@ async fn measure(arguments: &Arguments) -> Result<ExitCode> {
         writeln!(err, "{failure}")?;
     }
     if let Some(folder) = &arguments.plots {
-        plot::draw(folder, &figures)?;
+        scale::draw(folder, figures.iter().map(Figure::json))?;
     }
     let missed = arguments.strict && figures.iter().any(|figure| figure.met() == Some(false));
     Ok(if failed.is_empty() && !missed { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use futures::future::LocalBoxFuture;
 use reeve_nodes::config::LogSection;
-use reeve_ports::{AdminService, Clock, SystemClock};
+use reeve_ports::{AdminService, Clock};
 use reeve_protocol::Timestamp;
 use reeve_protocol::admin::{AdminReply, AdminRequest, Principal};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::child::{argument, ask, number, processor_time};
-use crate::node::{self, Setup, until};
+use crate::node::{self, CHUNK, SYSTEM, Setup, until};
 use crate::runner::{Figure, Goal, Measured, Options};
 
 /// The part of this benchmark. It logs as the product does.
@@ -55,9 +55,6 @@ struct Gate {
     restarted: AtomicU64,
     chunks: AtomicU64,
 }
-
-static SYSTEM: SystemClock = SystemClock;
-const CHUNK: Duration = Duration::from_secs(600);
 
 /// Whether it is a poller that sleeps: its wait is a share of its interval, everybody else's is of whole seconds.
 fn is_poller(duration: Duration) -> bool {

@@ -27,9 +27,9 @@ use tokio::sync::oneshot;
 use self::echo::{Echo, Writing};
 use crate::quiet_node::QuietNode;
 use crate::runner::{Contestant, Figure, Goal, Options, alternate, percentile};
+use crate::site::CLUSTER;
 use crate::{pki, records};
 
-const CLUSTER: &str = "bench";
 const VMS: u64 = 10_000;
 /// As many as a client may have on their way.
 const WINDOW: usize = 64;

@@ -4,20 +4,16 @@
 //! three brokers, all real and on this machine. The time is from SIGKILL until the last of the dead node's VMs is
 //! answered for by another.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result};
 use clap::Parser;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use reeve_tests::chaos::failover::failover;
 use reeve_tests::chaos::options;
+use reeve_tests::chaos::report::TAKE_OVER;
 use serde_json::Value;
 
 use crate::runner::{Figure, Goal, Measured, Options};
-
-/// What taking over may cost beyond the time after which a node counts as dead.
-const TAKE_OVER: Duration = Duration::from_secs(1);
 
 /// A probe is a call to the cloud: oftener, so large a fleet would keep the cloud's process busy and measure that.
 const PROBE_SECS: &str = "1800";

@@ -1,33 +1,28 @@
 //! Breaks a whole cluster in every way and proves that nothing was lost or done twice (see `reeve_tests::chaos`).
 
 use std::io::Write;
-use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use reeve_nodes::daemon::{self, AfterStart};
-use reeve_tests::chaos::clock::SteppedClock;
 use reeve_tests::chaos::options::{Options, Task};
 use reeve_tests::chaos::run::Outcome;
-use reeve_tests::chaos::{cloud, failover, judge, rolling, run};
+use reeve_tests::chaos::{failover, judge, roles, rolling, run};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> Result<ExitCode> {
     let options = Options::parse();
     match &options.task {
-        Some(Task::Node { config, clock }) => node(config, clock),
+        Some(Task::Node { config, clock }) => roles::node(config, Some(clock)).map(|()| ExitCode::SUCCESS),
         Some(Task::Cloud(cloud)) => {
             log("warn");
-            runtime()?.block_on(cloud::serve(cloud.clone()))?;
-            Ok(ExitCode::SUCCESS)
+            roles::cloud(cloud.clone()).map(|()| ExitCode::SUCCESS)
         }
         Some(Task::Check { history, json }) => told(&judge(history)?, *json),
         None => {
             log("info,lapin=off");
             let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-            let outcome = runtime()?.block_on(async {
+            let outcome = roles::runtime()?.block_on(async {
                 tokio::select! {
                     outcome = played(&options) => outcome,
                     // Dropped, a run ends all that it has started.
@@ -50,17 +45,6 @@ async fn played(options: &Options) -> Result<Outcome> {
     } else {
         Box::pin(run::chaos(options)).await
     }
-}
-
-fn node(config: &Path, clock: &Path) -> Result<ExitCode> {
-    let config = reeve_nodes::config::load(config).context("the configuration of the node")?;
-    let clock = Arc::new(SteppedClock::open(clock)?);
-    daemon::run_with_clock(&config, AfterStart::default(), clock)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
 }
 
 fn log(level: &str) {

@@ -30,6 +30,7 @@ pub mod options;
 pub mod ownership;
 pub mod people;
 pub mod report;
+pub mod roles;
 pub mod rolling;
 pub mod run;
 pub mod settings;

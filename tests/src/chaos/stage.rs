@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use reeve_nodes::cert::{Authority, Bearer, Existing, Request, save};
 use reeve_ports::{Clock, SystemClock};
 use reeve_protocol::admin::Role;
-use reeve_protocol::{NodeId, Span, VmId};
+use reeve_protocol::{NodeId, VmId};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 
@@ -23,10 +22,9 @@ use super::member::{Member, Servers};
 use super::options::Options;
 use super::ownership::Ownership;
 use super::settings::{CLUSTER, SHARDS, policies};
-use crate::harness::{Etcd, RabbitCluster};
+use crate::harness::{Etcd, RabbitCluster, certify};
 
 const ETCD_MEMBERS: usize = 3;
-const CERTIFICATES: Span = Span::from_days(2);
 /// Until all shards of a cluster that starts have owners.
 const COLD_START: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(50);
@@ -78,7 +76,7 @@ impl Stage {
         let certificates = folder.path().join("pki");
         let ids: Vec<NodeId> =
             (1..=options.nodes).map(|number| NodeId::new(format!("n{number}"))).collect::<Result<_, _>>()?;
-        certify(&certificates, &ids)?;
+        certify(&certificates, CLUSTER, ids.iter().map(|node| (node.as_str(), Role::Node)))?;
         let vault = Disk::make(&folder.path().join("vault"))?;
         let (etcd, rabbit) = tokio::try_join!(Etcd::start(ETCD_MEMBERS), RabbitCluster::start(options.brokers))?;
         let cloud = CloudProcess::start(folder.path(), vms, options.seed, &rabbit.url(0)).await?;
@@ -229,20 +227,4 @@ pub enum Keep {
     Yes,
     /// It goes.
     No,
-}
-
-fn certify(folder: &Path, nodes: &[NodeId]) -> Result<()> {
-    let now = SystemClock.now();
-    Authority::init(folder, CLUSTER, CERTIFICATES, now)?;
-    let authority = Authority::open(folder, now)?;
-    for node in nodes {
-        let request = Request {
-            bearer: Bearer::Reeve(Role::Node),
-            name: node.as_str().to_owned(),
-            hosts: Vec::new(),
-            valid: CERTIFICATES,
-        };
-        save(&authority.issue(&request, now)?, folder, node.as_str(), Existing::Replace)?;
-    }
-    Ok(())
 }

@@ -16,8 +16,10 @@ pub mod proxy;
 pub mod rabbitmq;
 pub mod reeve;
 
+mod authority;
 mod certificates;
 
+pub use authority::certify;
 pub use certificates::Certificates;
 pub use control::Control;
 pub use etcd::Etcd;

@@ -10,6 +10,7 @@ use actix_web::dev::Payload;
 use actix_web::error::InternalError;
 use actix_web::http::header::HeaderMap;
 use actix_web::{Error, FromRequest, HttpRequest, HttpResponse, web};
+use reeve_drivers::cloud::openstack::OpenStackAuth;
 use reeve_drivers::cloud::sim::as_caller;
 use reeve_ports::CloudError;
 use reeve_protocol::Timestamp;
@@ -47,6 +48,19 @@ impl Tokens {
             issued: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             known: Mutex::default(),
+        }
+    }
+
+    /// How the one user logs in at this Keystone.
+    pub(super) fn login(&self, auth_url: String) -> OpenStackAuth {
+        OpenStackAuth {
+            auth_url,
+            username: self.username.clone(),
+            password: self.password.clone(),
+            project_name: Some("reeve".to_owned()),
+            project_id: None,
+            user_domain_name: "Default".to_owned(),
+            project_domain_name: "Default".to_owned(),
         }
     }
 

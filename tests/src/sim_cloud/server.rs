@@ -13,6 +13,7 @@ use std::time::Duration;
 use actix_web::dev::{Extensions, ServerHandle};
 use actix_web::{App, HttpServer, middleware, web};
 use anyhow::{Context, Result};
+use reeve_drivers::cloud::openstack::OpenStackAuth;
 use reeve_drivers::cloud::sim::{AuditEntry, Witness};
 use reeve_drivers::{SimCloud, SimConfig};
 use reeve_ports::{Clock, SystemClock};
@@ -163,6 +164,12 @@ impl SimCloudServer {
     #[must_use]
     pub fn auth_url(&self) -> String {
         format!("{}/identity/v3", self.shared.base)
+    }
+
+    /// How its user logs in.
+    #[must_use]
+    pub fn auth(&self) -> OpenStackAuth {
+        self.shared.tokens.login(self.auth_url())
     }
 
     /// How many requests its API had, those that follow and steer the simulation left out.

@@ -1,12 +1,12 @@
 //! Whether a VM runs after it was put back to a backup, or made anew from one.
 
 use reeve_drivers::cloud::sim::{CallKind, Fault, FaultKind};
-use reeve_lifecycle::{Done, Effect, Outcome};
+use reeve_lifecycle::{Done, Effect, Outcome, PendingEffect};
 use reeve_ports::Cloud;
-use reeve_protocol::Span;
 use reeve_protocol::admin::AdminReply;
 use reeve_protocol::command::CommandKind;
 use reeve_protocol::observation::VmState;
+use reeve_protocol::{BackupId, Span, VmId};
 
 use crate::perform_bench::Bench;
 use crate::world::{World, run, short, until};
@@ -28,26 +28,33 @@ async fn a_restore_leaves_a_vm_off_that_was_off_and_on_that_was_on() {
     }
 }
 
-#[tokio::test]
-async fn a_new_vm_that_is_stopped_before_it_is_looked_at_is_the_one_that_was_asked_for() {
-    let mut bench = Bench::new();
-    let backup = bench.back_up().await;
+/// An attempt to launch whose answer was lost, and the VM that it made.
+async fn launched_unheard(bench: &Bench, backup: BackupId) -> (PendingEffect, VmId) {
     let known = bench.sim.vm_ids();
     let pending = bench.decide(Effect::Launch { backup, name: "again".to_owned() });
     bench.sim.inject(Fault::next(CallKind::Launch, FaultKind::TimeoutAfter)).unwrap();
     bench.attempt(&pending).await;
     let made = bench.sim.vm_ids().into_iter().find(|vm| !known.contains(vm)).unwrap();
+    (pending, made)
+}
+
+async fn becomes(bench: &Bench, vm: VmId, state: VmState) {
     let sim = &bench.sim;
-    let becomes = async |state| {
-        until("the new VM is so", || async move {
-            let (facts, _) = sim.show(made).await.unwrap();
-            (facts.state == state && facts.task.is_none()).then_some(())
-        })
-        .await;
-    };
-    becomes(VmState::Active).await;
-    sim.owner_stop(made).unwrap();
-    becomes(VmState::Stopped).await;
+    until("the new VM is so", || async move {
+        let (facts, _) = sim.show(vm).await.unwrap();
+        (facts.state == state && facts.task.is_none()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_new_vm_that_is_stopped_before_it_is_looked_at_is_the_one_that_was_asked_for() {
+    let mut bench = Bench::new();
+    let backup = bench.back_up().await;
+    let (pending, made) = launched_unheard(&bench, backup).await;
+    becomes(&bench, made, VmState::Active).await;
+    bench.sim.owner_stop(made).unwrap();
+    becomes(&bench, made, VmState::Stopped).await;
     assert_eq!(bench.until_done(&pending).await, Done::Launched { new_vm: made });
     assert_eq!(bench.sim.times_applied(CallKind::Launch, made), 1);
 }
@@ -57,16 +64,9 @@ async fn a_new_vm_that_ran_and_was_removed_before_it_is_looked_at_is_not_made_ag
     let mut bench = Bench::new();
     let backup = bench.back_up().await;
     let known = bench.sim.vm_ids();
-    let pending = bench.decide(Effect::Launch { backup, name: "again".to_owned() });
-    bench.sim.inject(Fault::next(CallKind::Launch, FaultKind::TimeoutAfter)).unwrap();
-    bench.attempt(&pending).await;
-    let made = bench.sim.vm_ids().into_iter().find(|vm| !known.contains(vm)).unwrap();
+    let (pending, made) = launched_unheard(&bench, backup).await;
+    becomes(&bench, made, VmState::Active).await;
     let sim = &bench.sim;
-    until("it runs", || async move {
-        let (facts, _) = sim.show(made).await.unwrap();
-        (facts.state == VmState::Active && facts.task.is_none()).then_some(())
-    })
-    .await;
     sim.delete_server(made).await.unwrap();
     until("it is gone", || async move { sim.show(made).await.is_err().then_some(()) }).await;
     assert_eq!(bench.until_done(&pending).await, Done::Launched { new_vm: made });

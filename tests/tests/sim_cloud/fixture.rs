@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use reeve_drivers::cloud::openstack::{OpenStackAuth, OpenStackCloud, OpenStackConfig};
+use reeve_drivers::cloud::openstack::{OpenStackCloud, OpenStackConfig};
 use reeve_drivers::cloud::sim::Cure;
 use reeve_drivers::{SimCloud, SimConfig};
 use reeve_ports::conformance::cloud::CloudFixture;
@@ -45,15 +45,7 @@ pub(crate) fn options() -> SimCloudOptions {
 }
 
 pub(crate) fn driver_config(server: &SimCloudServer) -> OpenStackConfig {
-    OpenStackConfig::new(OpenStackAuth {
-        auth_url: server.auth_url(),
-        username: "reeve".to_owned(),
-        password: "simulated".to_owned(),
-        project_name: Some("reeve".to_owned()),
-        project_id: None,
-        user_domain_name: "Default".to_owned(),
-        project_domain_name: "Default".to_owned(),
-    })
+    OpenStackConfig::new(server.auth())
 }
 
 pub(crate) fn driver(config: OpenStackConfig) -> Arc<OpenStackCloud> {

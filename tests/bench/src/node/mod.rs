@@ -22,7 +22,7 @@ use reeve_runtime::{Adapters, Node, NodeConfig, NodeHandle, Ports, RuntimeConfig
 use tokio::time::Instant;
 
 pub(crate) use self::cloud::{ListedCloud, facts_of};
-pub(crate) use self::ports::{CountingBus, CountingClock, FreeProbe};
+pub(crate) use self::ports::{CHUNK, CountingBus, CountingClock, FreeProbe, SYSTEM};
 pub(crate) use self::store::{Commit, Kept, MadeStore};
 use crate::records;
 

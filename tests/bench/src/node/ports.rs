@@ -7,18 +7,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use reeve_lifecycle::ProbeVerdict;
 use reeve_lifecycle::policy::ProbeKind;
-use reeve_ports::bus::{Consume, PastEvent};
+use reeve_ports::bus::{Nothing, PastEvent};
 use reeve_ports::coordination::CoordinationError;
 use reeve_ports::{
-    Address, Bus, BusError, Clock, Consumer, Coordination, DeadLetter, Delivery, GuestProbe, Message, Queue,
-    SystemClock,
+    Address, Bus, BusError, Clock, Consumer, Coordination, DeadLetter, GuestProbe, Message, Queue, SystemClock,
 };
 use reeve_protocol::{Epoch, HostName, ShardId, Timestamp, VmId};
 
 /// The longest sleep of a lease timer: who sleeps this long has been armed with a deadline that is further away.
-const CHUNK: Duration = Duration::from_secs(600);
+pub(crate) const CHUNK: Duration = Duration::from_secs(600);
 
-static SYSTEM: SystemClock = SystemClock;
+pub(crate) static SYSTEM: SystemClock = SystemClock;
 
 /// The machine's clock, or one that goes so many times as fast, that counts who sleeps.
 pub(crate) struct CountingClock {
@@ -98,15 +97,6 @@ pub(crate) struct CountingBus {
     pub(crate) published: AtomicU64,
 }
 
-struct Silence;
-
-#[async_trait]
-impl Consume for Silence {
-    async fn next(&mut self) -> Option<Delivery> {
-        std::future::pending().await
-    }
-}
-
 #[async_trait]
 impl Bus for CountingBus {
     async fn publish(&self, _: &Address, _: Message) -> Result<(), BusError> {
@@ -115,7 +105,7 @@ impl Bus for CountingBus {
     }
 
     async fn consume(&self, _: &Queue, _: u16) -> Result<Consumer, BusError> {
-        Ok(Box::new(Silence))
+        Ok(Box::new(Nothing))
     }
 
     async fn dead(&self, _: u64, _: usize) -> Result<Vec<DeadLetter>, BusError> {

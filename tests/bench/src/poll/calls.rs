@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use reeve_drivers::SimConfig;
-use reeve_drivers::cloud::openstack::{OpenStackAuth, OpenStackCloud, OpenStackConfig};
+use reeve_drivers::cloud::openstack::{OpenStackCloud, OpenStackConfig};
 use reeve_lifecycle::Policies;
 use reeve_lifecycle::policy::ProbeKind;
 use reeve_ports::{AdminService, SystemClock};
@@ -78,14 +78,6 @@ fn by_the_cloud(policies: Policies) -> Result<Policies> {
 }
 
 fn driver(server: &SimCloudServer) -> Result<OpenStackCloud> {
-    let auth = OpenStackAuth {
-        auth_url: server.auth_url(),
-        username: "reeve".to_owned(),
-        password: "simulated".to_owned(),
-        project_name: Some("reeve".to_owned()),
-        project_id: None,
-        user_domain_name: "Default".to_owned(),
-        project_domain_name: "Default".to_owned(),
-    };
-    Ok(OpenStackCloud::new(records::cloud(), OpenStackConfig::new(auth), Arc::new(SystemClock), "reeve-bench")?)
+    let config = OpenStackConfig::new(server.auth());
+    Ok(OpenStackCloud::new(records::cloud(), config, Arc::new(SystemClock), "reeve-bench")?)
 }

@@ -48,7 +48,8 @@ const STEPS: &str = "
 ## Instructions of a decision
 
 What `step()` takes for the ten commonest inputs of a VM in the middle of an ordinary life, counted by callgrind so that
-it repeats to the instruction. CI fails when one grows by more than a tenth over what is recorded.
+it repeats nearly to the instruction. `reeve-bench step --strict` fails when one grows by more than a tenth over what is
+recorded.
 
 ";
 

@@ -22,13 +22,14 @@ mod scale_page;
 mod text;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use self::assumptions::{Assumptions, SHARDS};
-use self::figures::{Readings, Run};
+use self::figures::{Line, Readings, Run};
 use self::life::Life;
 use self::model::Model;
 use self::moves::Moves;
@@ -49,7 +50,7 @@ pub(crate) fn write(options: &ScaleOptions) -> Result<ExitCode> {
     let run = Run::read(&options.figures)?;
     let study = Study::new(Assumptions::ten_million()?, Readings::of(&run)?)?;
     let plots = options.docs.join("plots");
-    let files = plots::by_size(&plots, &run)?;
+    let files = plots::by_size(&plots, &run.lines)?;
     plots::uses(&plots.join(scale_page::PLOT), &demand::demands(study.chosen()))?;
     let mut out = std::io::stdout();
     for (name, text) in
@@ -60,6 +61,13 @@ pub(crate) fn write(options: &ScaleOptions) -> Result<ExitCode> {
         writeln!(out, "{}", path.display())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Draws the figures that were measured at several sizes, as the pages have them.
+pub(crate) fn draw(folder: &Path, figures: impl Iterator<Item = Value>) -> Result<()> {
+    let lines = figures.map(serde_json::from_value).collect::<Result<Vec<Line>, _>>();
+    plots::by_size(folder, &lines.context("a figure in its own words")?)?;
+    Ok(())
 }
 
 /// The model for each choice of shards.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use plotters::prelude::*;
 
 use super::demand::{Basis, Demand};
-use super::figures::Run;
+use super::figures::Line;
 
 type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
 
@@ -17,10 +17,10 @@ const SIZE: (u32, u32) = (760, 420);
 type Series = (String, Vec<(f64, f64)>);
 
 /// Draws every benchmark that was measured at several sizes; returns the names of the files.
-pub(super) fn by_size(folder: &Path, run: &Run) -> Result<Vec<String>> {
+pub(super) fn by_size(folder: &Path, figures: &[Line]) -> Result<Vec<String>> {
     std::fs::create_dir_all(folder).with_context(|| format!("the folder {}", folder.display()))?;
     let mut lines: BTreeMap<(String, String), Vec<Series>> = BTreeMap::new();
-    for line in &run.lines {
+    for line in figures {
         let Some(size) = line.note("size") else { continue };
         let series = lines.entry((line.benchmark().to_owned(), line.unit.clone())).or_default();
         add(series, "Reeve", (size, line.value));
@@ -31,7 +31,8 @@ pub(super) fn by_size(folder: &Path, run: &Run) -> Result<Vec<String>> {
     let mut files = Vec::new();
     for ((benchmark, unit), mut series) in lines {
         // A peer is compared at one size, under a name of its own.
-        if let Some(peers) = run.named(&format!("{benchmark}/peers")) {
+        let peers = format!("{benchmark}/peers");
+        if let Some(peers) = figures.iter().find(|line| line.name == peers) {
             peers.baselines.iter().for_each(|(name, value)| add(&mut series, name, (peers.n as f64, *value)));
         }
         let name = format!("{benchmark}.svg");

@@ -43,8 +43,7 @@ impl Api {
         match living {
             Ok(answer) => Ok(answer.json::<One>()?.server),
             Err(CloudError::NotFound(why)) => {
-                let ask = Ask::get(Service::Compute, "/servers/detail").version("2.46").query("all_tenants", "1");
-                let ask = ask.query("deleted", "1").query("uuid", vm.to_string());
+                let ask = Ask::servers().version("2.46").query("deleted", "1").query("uuid", vm.to_string());
                 let page: Page = self.ask(ask).await?.json()?;
                 page.servers.into_iter().find(|server| server.id == vm).ok_or(CloudError::NotFound(why))
             }

@@ -61,6 +61,11 @@ impl Ask {
         Self::new(Effect::Look, Method::GET, service, path)
     }
 
+    /// Servers of all projects, whole.
+    pub(super) fn servers() -> Self {
+        Self::get(Service::Compute, "/servers/detail").query("all_tenants", "1")
+    }
+
     pub(super) fn post(service: Service, path: impl Into<String>, body: Value) -> Self {
         Self { body: Some(body), ..Self::new(Effect::Change, Method::POST, service, path) }
     }

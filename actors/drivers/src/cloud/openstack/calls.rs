@@ -62,12 +62,7 @@ struct ServiceRecord {
 #[async_trait]
 impl Cloud for OpenStackCloud {
     async fn list(&self, from: Option<String>) -> Result<ListPage, CloudError> {
-        let mut ask = Ask::get(Service::Compute, "/servers/detail").query("all_tenants", "1");
-        ask = ask.query("limit", self.api.config.page.to_string());
-        if let Some(marker) = from {
-            ask = ask.query("marker", marker);
-        }
-        let answer = self.api.ask(ask).await?;
+        let answer = self.api.ask(self.api.page(Ask::servers(), from)).await?;
         let page: Page = answer.json()?;
         let next = page.next();
         let complete = !page.servers.iter().any(super::server::Record::is_partial);
@@ -210,6 +205,15 @@ impl Cloud for OpenStackCloud {
 }
 
 impl Api {
+    /// The page of a listing that begins after this server, or the first.
+    pub(super) fn page(&self, listing: Ask, after: Option<String>) -> Ask {
+        let page = listing.query("limit", self.config.page.to_string());
+        match after {
+            Some(marker) => page.query("marker", marker),
+            None => page,
+        }
+    }
+
     /// The size of a volume; `None` if there is none.
     async fn volume_bytes(&self, volume: &str) -> Result<Option<u64>, CloudError> {
         match self.ask(Ask::get(Service::Volume, format!("/volumes/{volume}"))).await {

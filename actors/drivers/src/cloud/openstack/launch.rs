@@ -75,8 +75,7 @@ impl Api {
     }
 
     pub(super) async fn find_launched(&self, operation: &str, since: Timestamp) -> Result<Vec<VmFacts>, CloudError> {
-        let ask = Ask::get(Service::Compute, "/servers/detail").query("all_tenants", "1");
-        let page: Page = self.ask(ask.query("tags", operation_tag(operation))).await?.json()?;
+        let page: Page = self.ask(Ask::servers().query("tags", operation_tag(operation))).await?.json()?;
         let mut made: Vec<VmFacts> = page.servers.into_iter().map(Record::facts).collect();
         if made.is_empty() {
             made = self.launched_and_gone(operation, since).await?;
@@ -89,18 +88,14 @@ impl Api {
     async fn launched_and_gone(&self, operation: &str, since: Timestamp) -> Result<Vec<VmFacts>, CloudError> {
         let since = since.saturating_sub(CLOCKS_DIFFER_BY).to_string();
         let mut found = Vec::new();
-        let mut marker: Option<String> = None;
+        let mut after: Option<String> = None;
         for _ in 0..MAX_PAGES {
-            let mut ask = Ask::get(Service::Compute, "/servers/detail").query("all_tenants", "1").query("deleted", "1");
-            ask = ask.query("changes-since", since.clone()).query("limit", self.config.page.to_string());
-            if let Some(marker) = marker.take() {
-                ask = ask.query("marker", marker);
-            }
-            let page: Page = self.ask(ask).await?.json()?;
-            marker = page.next();
+            let went = Ask::servers().query("deleted", "1").query("changes-since", since.clone());
+            let page: Page = self.ask(self.page(went, after)).await?.json()?;
+            after = page.next();
             let facts = page.servers.into_iter().map(Record::facts);
             found.extend(facts.filter(|facts| facts.metadata.get(OPERATION_KEY).is_some_and(|by| by == operation)));
-            if marker.is_none() {
+            if after.is_none() {
                 return Ok(found);
             }
         }

@@ -51,6 +51,7 @@ pub(in crate::actor) struct Kept {
     open: OnceCell<Box<VmRecord>>,
     form: Form,
     is_up: bool,
+    is_held: bool,
 }
 
 /// What there is beside an open record, or in its place.
@@ -77,13 +78,18 @@ impl Kept {
     }
 
     fn of(record: VmRecord, form: Form) -> Self {
-        let is_up = record.health == Health::Up;
-        Self { open: OnceCell::from(Box::new(record)), form, is_up }
+        let (is_up, is_held) = (record.health == Health::Up, !record.holds.is_empty());
+        Self { open: OnceCell::from(Box::new(record)), form, is_up, is_held }
     }
 
     /// Whether the VM is known to be well; asked at every sign of life, so it opens nothing.
     pub(super) fn is_up(&self) -> bool {
         self.is_up
+    }
+
+    /// Whether anything holds the VM's end; asked whenever a hold is lifted from all, so it opens nothing.
+    pub(super) fn is_held(&self) -> bool {
+        self.is_held
     }
 
     /// How many events wait in its outbox; opens nothing, because what is packed has none.
@@ -140,6 +146,8 @@ impl Deref for Kept {
 
 #[cfg(test)]
 mod tests {
+    use reeve_lifecycle::record::Hold;
+
     use super::*;
 
     fn record() -> VmRecord {
@@ -164,6 +172,17 @@ mod tests {
             assert!(kept.open.get().is_none());
             assert_eq!(*kept, record());
             kept.rest();
+            assert!(kept.open.get().is_none());
+        }
+    }
+
+    #[test]
+    fn a_vm_that_is_held_is_known_to_be_without_a_look() {
+        let held = VmRecord { holds: vec![Hold::Maintenance], health: Health::Unknown { misses: 0 }, ..record() };
+        for (record, is_held) in [(record(), false), (held, true)] {
+            let mut kept = Kept::new(record);
+            (0..3).for_each(|_| kept.rest());
+            assert_eq!((kept.is_held(), kept.is_up()), (is_held, !is_held));
             assert!(kept.open.get().is_none());
         }
     }

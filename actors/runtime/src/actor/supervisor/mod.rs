@@ -207,7 +207,7 @@ impl VmSupervisor {
             VmInput::Probed { verdict: ProbeVerdict::Up, .. } => self.record.is_up(),
             VmInput::Probed { verdict: ProbeVerdict::Down { .. } | ProbeVerdict::Inconclusive { .. }, .. } => false,
             VmInput::HoldRaised(hold) => self.record.holds.contains(hold) || !self.is_stored(),
-            VmInput::HoldLifted(hold) => !self.record.holds.contains(hold),
+            VmInput::HoldLifted(hold) => !(self.record.is_held() && self.record.holds.contains(hold)),
             VmInput::Notified(_)
             | VmInput::Listed { .. }
             | VmInput::Missing { .. }

@@ -45,8 +45,9 @@ impl ShardState {
         }
     }
 
-    /// Starts the supervisor of a record, with the bytes that it was read from, and hands over what waited for it. One that cannot be started is tried again
-    /// from the store: a VM that were forgotten here would be taken for one that has no record.
+    /// Starts the supervisor of a record, with the bytes that it was read from, and hands over what waited for it. One
+    /// that cannot be started is tried again from the store: a VM that were forgotten here would be taken for one that
+    /// has no record.
     async fn start(&mut self, record: VmRecord, stored: Option<Bytes>, myself: &ActorRef<ToShard>) {
         let Some(term) = self.tenure.as_ref().map(|tenure| Arc::clone(tenure.term())) else { return };
         let vm = record.vm;
