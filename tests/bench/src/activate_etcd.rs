@@ -38,6 +38,7 @@ async fn measure(options: Options) -> Result<Vec<Figure>> {
     claimed.fill(usize::try_from(vms)?, move |index| records::record(index as u64, now)).await?;
     claimed.release().await?;
     etcd.compact().await?;
+    let database_bytes = etcd.bytes_used().await?;
     let mut rounds = Vec::new();
     for _ in 0..options.pick(5, 1) {
         let answer = ask(CHILD, &[etcd.endpoint(0), vms.to_string()]).await?;
@@ -49,7 +50,8 @@ async fn measure(options: Options) -> Result<Vec<Figure>> {
         .of(vms)
         .note("vms_per_second", per_second)
         .note("rounds_s", measured.rounds.clone())
-        .note("shards", SHARDS);
+        .note("shards", SHARDS)
+        .note("database_bytes_per_vm", database_bytes as f64 / vms as f64);
     Ok(vec![figure])
 }
 

@@ -209,6 +209,17 @@ impl Etcd {
         Ok(read.header().context("an answer has a header")?.revision())
     }
 
+    /// How many bytes of its file a member uses, without the pages that are free.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub async fn bytes_used(&self) -> Result<u64> {
+        let mut client = self.client().await?;
+        let status = timeout(CALL, client.status()).await.context("etcd does not answer")??;
+        // The client's name for it is another; the field is `dbSizeInUse`.
+        Ok(u64::try_from(status.raft_used_db_size())?)
+    }
+
     /// The last lines of a member's log.
     #[must_use]
     pub fn log_tail(&self, member: usize) -> String {
