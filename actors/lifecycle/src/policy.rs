@@ -83,7 +83,8 @@ impl Default for LeasePolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProbeKind {
-    /// The cloud's own view: is the VM running on a live host?
+    /// The cloud's own view: is the VM running on a live host? Of VMs that are up it is seen by one listing an interval, so
+    /// that their first miss may come up to an interval later; whoever is not known to be up is looked at by itself.
     Cloud,
     /// The agent inside the guest answers.
     GuestAgent,

@@ -21,6 +21,6 @@ pub use cloud::{Cloud, CloudError};
 pub use coordination::Coordination;
 pub use notifier::Notifier;
 pub use peers::{NoPeers, Peers};
-pub use probe::GuestProbe;
+pub use probe::{Freshness, GuestProbe};
 pub use store::{RecordStore, StoreError, Write};
 pub use vault::{Vault, VaultError};

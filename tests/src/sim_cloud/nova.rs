@@ -13,7 +13,7 @@ use reeve_drivers::cloud::sim::as_caller;
 use reeve_lifecycle::effect::{Disk, ProbeVerdict};
 use reeve_lifecycle::policy::ProbeKind;
 use reeve_ports::cloud::{DiskSource, LaunchSpec, OPERATION_KEY, REVIVED_FROM_KEY};
-use reeve_ports::{Cloud, CloudError, GuestProbe};
+use reeve_ports::{Cloud, CloudError, Freshness, GuestProbe};
 use reeve_protocol::{ProjectId, Timestamp, UserId, VmId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -303,7 +303,7 @@ async fn diagnostics(
             return Err(CloudError::NotFound(format!("instance {vm}")));
         }
         let probe: Arc<dyn GuestProbe> = Arc::<SimCloud>::clone(&shared.sim);
-        let state = match probe.probe(vm, None, ProbeKind::GuestAgent, Duration::ZERO).await {
+        let state = match probe.probe(vm, None, ProbeKind::GuestAgent, Freshness::Now, Duration::ZERO).await {
             ProbeVerdict::Up => "running",
             ProbeVerdict::Down { cause } if cause.contains("boots") => "pending",
             ProbeVerdict::Down { cause } if cause.contains("does not run") => "shutdown",

@@ -14,7 +14,7 @@ use reeve_lifecycle::effect::{Disk, Effect, Inventory};
 use reeve_lifecycle::policy::ProbeKind;
 use reeve_ports::cloud::DiskSource;
 use reeve_ports::cloud::{CloudSnapshot, HostHealth, LaunchSpec, ListPage};
-use reeve_ports::{Clock, Cloud, CloudError, GuestProbe};
+use reeve_ports::{Clock, Cloud, CloudError, Freshness, GuestProbe};
 use reeve_protocol::observation::{Said, VmFacts};
 use reeve_protocol::{HostName, Timestamp, VmId};
 
@@ -201,8 +201,15 @@ impl Cloud for WatchedCloud {
 
 #[async_trait]
 impl GuestProbe for WatchedCloud {
-    async fn probe(&self, vm: VmId, host: Option<&HostName>, kind: ProbeKind, timeout: Duration) -> ProbeVerdict {
+    async fn probe(
+        &self,
+        vm: VmId,
+        host: Option<&HostName>,
+        kind: ProbeKind,
+        freshness: Freshness,
+        timeout: Duration,
+    ) -> ProbeVerdict {
         self.meet(CallKind::Probe);
-        self.sim.probe(vm, host, kind, timeout).await
+        self.sim.probe(vm, host, kind, freshness, timeout).await
     }
 }

@@ -16,7 +16,7 @@ use reeve_lifecycle::{EffectKey, PendingEffect, ProbeVerdict, VmInput, VmRecord}
 use reeve_ports::cloud::ListPage;
 use reeve_ports::coordination::CoordinationError;
 use reeve_ports::notifier::{Letter, NotifierError};
-use reeve_ports::{Clock, Cloud, Coordination, Notifier};
+use reeve_ports::{Clock, Cloud, Coordination, Freshness, Notifier};
 use reeve_protocol::event::Event;
 use reeve_protocol::observation::{Said, VmFacts};
 use reeve_protocol::{CloudName, Epoch, ShardId, Timestamp, VmId};
@@ -101,7 +101,7 @@ impl Node {
         let Some(probe) = self.ports.probe.get(&record.cloud).cloned() else { return };
         let inbox = Arc::clone(&self.inbox);
         self.tasks.spawn(Job::Probe(vm), async move {
-            let verdict: ProbeVerdict = probe.probe(vm, host.as_ref(), kind, timeout).await;
+            let verdict: ProbeVerdict = probe.probe(vm, host.as_ref(), kind, Freshness::Now, timeout).await;
             post(&inbox, Word::Input { vm, input: Box::new(VmInput::Probed { probe: kind, verdict }), done: None });
         });
     }

@@ -14,7 +14,8 @@ use reeve_ports::bus::PastEvent;
 use reeve_ports::coordination::CoordinationError;
 use reeve_ports::store::{Change, DamagedRecord, Page, Stored, Write};
 use reeve_ports::{
-    Address, Bus, BusError, Consumer, Coordination, DeadLetter, GuestProbe, Message, Queue, RecordStore, StoreError,
+    Address, Bus, BusError, Consumer, Coordination, DeadLetter, Freshness, GuestProbe, Message, Queue, RecordStore,
+    StoreError,
 };
 use reeve_protocol::{Epoch, HostName, ShardId, Timestamp, VmId};
 
@@ -210,21 +211,31 @@ pub(crate) struct FlakyProbe {
     pub(crate) panics: AtomicBool,
     /// How many probes panicked.
     pub(crate) panicked: AtomicU32,
+    /// How fresh each answer had to be.
+    pub(crate) asked: Mutex<Vec<(VmId, Freshness)>>,
 }
 
 impl FlakyProbe {
     pub(crate) fn new(inner: Arc<SimCloud>) -> Self {
-        Self { inner, panics: AtomicBool::default(), panicked: AtomicU32::default() }
+        Self { inner, panics: AtomicBool::default(), panicked: AtomicU32::default(), asked: Mutex::default() }
     }
 }
 
 #[async_trait]
 impl GuestProbe for FlakyProbe {
-    async fn probe(&self, vm: VmId, host: Option<&HostName>, kind: ProbeKind, timeout: Duration) -> ProbeVerdict {
+    async fn probe(
+        &self,
+        vm: VmId,
+        host: Option<&HostName>,
+        kind: ProbeKind,
+        freshness: Freshness,
+        timeout: Duration,
+    ) -> ProbeVerdict {
+        self.asked.lock().unwrap().push((vm, freshness));
         if self.panics.load(Ordering::SeqCst) {
             self.panicked.fetch_add(1, Ordering::SeqCst);
             panic!("told so");
         }
-        self.inner.probe(vm, host, kind, timeout).await
+        self.inner.probe(vm, host, kind, freshness, timeout).await
     }
 }

@@ -18,6 +18,7 @@ mod ownership;
 mod perform;
 mod perform_bench;
 mod poison;
+mod probing;
 mod realm;
 mod restore;
 mod store;

@@ -1,5 +1,6 @@
 //! The simulated OpenStack and the driver that speaks to it: the ports' suites over HTTP, and what goes wrong on a wire.
 
+mod bulk;
 mod faults;
 mod fixture;
 mod history;

@@ -8,8 +8,18 @@
 //! ```
 //!
 //! Every call has a time-out, every body a bound. Nothing is tried twice but a request that a stale token kept from
-//! being looked at: whoever calls looks first, and then again. What a launch or a restore needs (images, a port, public
+//! being looked at, and a page of the listing that probes share: whoever calls looks first, and then again. What a launch or a restore needs (images, a port, public
 //! addresses) is named by its operation and looked for before it is made, so that a second attempt finds the first one's.
+//!
+//! The probe `cloud` of a VM that is up is answered by a listing that all of them share, one an interval. It is asked by
+//! itself once the listing shows anything else.
+//!
+//! ```text
+//!        probe of a VM ─► the shared view ─┬─ up, and seen within the interval ─────────────► up
+//!                          ▲               ├─ its host or cell does not answer ─────────────► inconclusive
+//!   one call a page,       │               ├─ anything else, or asked for now ─► GET the VM ─► what that says
+//!   one sweep at a time ───┘               └─ too old ─► a sweep ─► the shared view
+//! ```
 //!
 //! What it does not do: it needs the right to list the servers of all projects; a server that it launches belongs to the
 //! project and user of its own credentials; a snapshot of an attached volume needs Cinder's `enable_force_upload`; a
@@ -20,6 +30,7 @@
 mod actions;
 mod answer;
 mod api;
+mod bulk;
 mod calls;
 mod config;
 mod images;
@@ -28,7 +39,9 @@ mod network;
 mod probe;
 mod server;
 mod session;
+mod sweep;
 mod time;
+mod view;
 
 use std::sync::Arc;
 
@@ -36,6 +49,7 @@ use reeve_ports::Clock;
 use reeve_protocol::CloudName;
 
 use self::api::Api;
+use self::bulk::Bulk;
 
 pub use self::config::{
     Interface, OpenStackAuth, OpenStackConfig, OpenStackConfigError, default_connect_timeout, default_domain,
@@ -65,6 +79,7 @@ pub enum OpenStackError {
 /// A cloud that speaks OpenStack's REST. Cheap to share through an [`Arc`].
 pub struct OpenStackCloud {
     api: Arc<Api>,
+    bulk: Bulk,
 }
 
 impl OpenStackCloud {
@@ -80,6 +95,7 @@ impl OpenStackCloud {
         user_agent: &str,
     ) -> Result<Self, OpenStackError> {
         config.validate()?;
-        Ok(Self { api: Arc::new(Api::new(name, config, clock, user_agent)?) })
+        let api = Arc::new(Api::new(name, config, clock, user_agent)?);
+        Ok(Self { bulk: Bulk::new(Arc::clone(&api)), api })
     }
 }

@@ -9,7 +9,7 @@ use reeve_lifecycle::policy::ProbeKind;
 use reeve_protocol::{HostName, VmId};
 use uuid::Uuid;
 
-use crate::probe::GuestProbe;
+use crate::probe::{Freshness, GuestProbe};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the suite asks again before it gives up.
@@ -45,34 +45,39 @@ pub async fn run(fixture: &dyn ProbeFixture) {
     let probe = fixture.probe();
     let (vm, host) = fixture.boot().await;
     until_up(fixture, vm, &host).await;
-    assert_eq!(probe.probe(vm, Some(&host), ProbeKind::Cloud, TIMEOUT).await, ProbeVerdict::Up, "the cloud's own view");
+    for freshness in [Freshness::Within(TIMEOUT), Freshness::Now] {
+        let verdict = probe.probe(vm, Some(&host), ProbeKind::Cloud, freshness, TIMEOUT).await;
+        assert_eq!(verdict, ProbeVerdict::Up, "the cloud's own view: {freshness:?}");
+    }
     assert_eq!(
-        probe.probe(vm, None, ProbeKind::GuestAgent, TIMEOUT).await,
+        probe.probe(vm, None, ProbeKind::GuestAgent, Freshness::Now, TIMEOUT).await,
         ProbeVerdict::Up,
         "a host need not be known"
     );
 
     let nobody = VmId::new(Uuid::new_v4());
-    let verdict = probe.probe(nobody, Some(&host), ProbeKind::GuestAgent, TIMEOUT).await;
-    assert_ne!(verdict, ProbeVerdict::Up, "a VM that never was is not up");
+    for kind in [ProbeKind::GuestAgent, ProbeKind::Cloud] {
+        let verdict = probe.probe(nobody, Some(&host), kind, Freshness::Within(TIMEOUT), TIMEOUT).await;
+        assert!(matches!(verdict, ProbeVerdict::Inconclusive { .. }), "a VM that never was: {kind:?}: {verdict:?}");
+    }
 
     fixture.hang(vm).await;
-    let verdict = probe.probe(vm, Some(&host), ProbeKind::GuestAgent, TIMEOUT).await;
+    let verdict = probe.probe(vm, Some(&host), ProbeKind::GuestAgent, Freshness::Now, TIMEOUT).await;
     assert!(matches!(verdict, ProbeVerdict::Down { .. }), "a guest that hangs on a healthy host: {verdict:?}");
 
     fixture.host_down(&host).await;
     for kind in [ProbeKind::GuestAgent, ProbeKind::Cloud] {
-        let verdict = probe.probe(vm, Some(&host), kind, TIMEOUT).await;
+        let verdict = probe.probe(vm, Some(&host), kind, Freshness::Now, TIMEOUT).await;
         assert!(matches!(verdict, ProbeVerdict::Inconclusive { .. }), "{kind:?} under a dead host: {verdict:?}");
     }
     fixture.host_up(&host).await;
-    let verdict = probe.probe(vm, Some(&host), ProbeKind::GuestAgent, TIMEOUT).await;
+    let verdict = probe.probe(vm, Some(&host), ProbeKind::GuestAgent, Freshness::Now, TIMEOUT).await;
     assert!(matches!(verdict, ProbeVerdict::Down { .. }), "still hung once its host is back: {verdict:?}");
 }
 
 async fn until_up(fixture: &dyn ProbeFixture, vm: VmId, host: &HostName) {
     for _ in 0..MAX_LOOKS {
-        match fixture.probe().probe(vm, Some(host), ProbeKind::GuestAgent, TIMEOUT).await {
+        match fixture.probe().probe(vm, Some(host), ProbeKind::GuestAgent, Freshness::Now, TIMEOUT).await {
             ProbeVerdict::Up => return,
             ProbeVerdict::Down { .. } | ProbeVerdict::Inconclusive { .. } => fixture.wait().await,
         }

@@ -13,6 +13,7 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler,
 use reeve_lifecycle::policy::ProbeKind;
 use reeve_lifecycle::record::{Health, Presence};
 use reeve_lifecycle::{ProbeVerdict, VmInput, VmRecord};
+use reeve_ports::Freshness;
 use reeve_protocol::{CloudName, HostName, VmId};
 
 use super::link::ChildLink;
@@ -29,6 +30,8 @@ pub(super) struct Target {
     kind: ProbeKind,
     interval: Duration,
     timeout: Duration,
+    /// Whether it is known to be well.
+    up: bool,
 }
 
 impl Target {
@@ -45,7 +48,13 @@ impl Target {
             kind: health.probe,
             interval: health.interval.duration(),
             timeout: health.timeout.duration(),
+            up: record.health == Health::Up,
         })
+    }
+
+    /// Misses and answers are counted, so each of them is a look of its own. That a VM is well may be seen with others.
+    const fn freshness(&self) -> Freshness {
+        if self.up { Freshness::Within(self.interval) } else { Freshness::Now }
     }
 
     /// Evenly spread over `0..1` by the VM's id and the number of the probe, so that a fleet that starts at once does
@@ -114,7 +123,7 @@ async fn ask(shared: &Shared, target: &Target) -> ProbeVerdict {
     let Some(probe) = shared.ports.probe.get(&target.cloud) else {
         return ProbeVerdict::Inconclusive { why: format!("cloud {} has no probe on this node", target.cloud) };
     };
-    let asking = probe.probe(target.vm, target.host.as_ref(), target.kind, target.timeout);
+    let asking = probe.probe(target.vm, target.host.as_ref(), target.kind, target.freshness(), target.timeout);
     // A probe keeps its own time; one that does not is no reason to believe that the VM is down.
     let limit = target.timeout + shared.ports.timeouts.call;
     match within(shared.clock.as_ref(), limit, asking).await {

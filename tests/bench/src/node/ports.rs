@@ -10,7 +10,8 @@ use reeve_lifecycle::policy::ProbeKind;
 use reeve_ports::bus::{Nothing, PastEvent};
 use reeve_ports::coordination::CoordinationError;
 use reeve_ports::{
-    Address, Bus, BusError, Clock, Consumer, Coordination, DeadLetter, GuestProbe, Message, Queue, SystemClock,
+    Address, Bus, BusError, Clock, Consumer, Coordination, DeadLetter, Freshness, GuestProbe, Message, Queue,
+    SystemClock,
 };
 use reeve_protocol::{Epoch, HostName, ShardId, Timestamp, VmId};
 
@@ -70,7 +71,7 @@ pub(crate) struct FreeProbe {
 
 #[async_trait]
 impl GuestProbe for FreeProbe {
-    async fn probe(&self, _: VmId, _: Option<&HostName>, _: ProbeKind, _: Duration) -> ProbeVerdict {
+    async fn probe(&self, _: VmId, _: Option<&HostName>, _: ProbeKind, _: Freshness, _: Duration) -> ProbeVerdict {
         self.asked.fetch_add(1, Ordering::Relaxed);
         ProbeVerdict::Up
     }

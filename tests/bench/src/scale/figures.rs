@@ -133,7 +133,7 @@ pub(super) struct Readings {
     pub(super) idle_cores_per_vm: f64,
     /// Probes per second of a core.
     pub(super) probes_per_core: f64,
-    /// Calls of a cloud's API for 1,000 VMs and round, with the probe that the cloud's listing answers.
+    /// Calls of a cloud's API for 1,000 VMs and round of one node, with the probe that the cloud's listing answers.
     pub(super) calls_per_thousand: f64,
     /// Calls per second that a node answers.
     pub(super) rpc_per_second: f64,

@@ -69,7 +69,8 @@ impl Model {
         let probes = given.vms / given.probe_secs;
         let a_probe = match given.probe {
             ProbeKind::GuestAgent => 1.0,
-            ProbeKind::Cloud => self.readings.calls_per_thousand / 1000.0,
+            // Measured on a node that is alone; each node lists for the probes of its own VMs.
+            ProbeKind::Cloud => given.listers * self.readings.calls_per_thousand / 1000.0,
         };
         Rates {
             notifications,

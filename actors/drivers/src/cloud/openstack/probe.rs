@@ -1,12 +1,12 @@
-//! What the cloud's API can tell of a guest: Nova's view of the server, and of the guest the hypervisor's diagnostics.
+//! What the cloud's API can tell of a guest: Nova's view of the server, which one listing tells of many
+//! ([`super::bulk`]), and of the guest the hypervisor's diagnostics, which are one call a VM.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use reeve_lifecycle::effect::ProbeVerdict;
 use reeve_lifecycle::policy::ProbeKind;
-use reeve_ports::{CloudError, GuestProbe};
-use reeve_protocol::observation::{PowerState, VmState};
+use reeve_ports::{CloudError, Freshness, GuestProbe};
 use reeve_protocol::{HostName, VmId};
 use serde::Deserialize;
 
@@ -21,10 +21,17 @@ struct Diagnostics {
 
 #[async_trait]
 impl GuestProbe for OpenStackCloud {
-    async fn probe(&self, vm: VmId, _host: Option<&HostName>, kind: ProbeKind, timeout: Duration) -> ProbeVerdict {
+    async fn probe(
+        &self,
+        vm: VmId,
+        _host: Option<&HostName>,
+        kind: ProbeKind,
+        freshness: Freshness,
+        timeout: Duration,
+    ) -> ProbeVerdict {
         let look = async {
             match kind {
-                ProbeKind::Cloud => self.api.cloud_view(vm).await,
+                ProbeKind::Cloud => self.bulk.cloud_view(vm, freshness).await,
                 ProbeKind::GuestAgent => self.api.guest_view(vm).await,
             }
         };
@@ -39,20 +46,6 @@ impl GuestProbe for OpenStackCloud {
 }
 
 impl Api {
-    async fn cloud_view(&self, vm: VmId) -> Result<ProbeVerdict, CloudError> {
-        let (server, _) = self.server(vm).await?;
-        let host = server.host_status.clone().unwrap_or_default();
-        let facts = server.facts();
-        // Where the policy hides it, the host is not in doubt.
-        if matches!(host.as_str(), "DOWN" | "UNKNOWN") {
-            return Ok(ProbeVerdict::Inconclusive { why: format!("the host of the VM is {host}") });
-        }
-        Ok(match (facts.state, facts.power) {
-            (VmState::Active, Some(PowerState::Running)) => ProbeVerdict::Up,
-            (state, power) => ProbeVerdict::Down { cause: format!("vm_state {}, power {power:?}", state.as_nova()) },
-        })
-    }
-
     async fn guest_view(&self, vm: VmId) -> Result<ProbeVerdict, CloudError> {
         let ask = Ask::get(Service::Compute, format!("/servers/{vm}/diagnostics"));
         let diagnostics: Diagnostics = self.ask(ask).await?.json()?;

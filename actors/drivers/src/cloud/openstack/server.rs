@@ -21,6 +21,11 @@ pub(super) struct Link {
     rel: String,
 }
 
+/// Whether the links of a page name a next one.
+pub(super) fn more_follows(links: &[Link]) -> bool {
+    links.iter().any(|link| link.rel == "next")
+}
+
 /// One server by itself.
 #[derive(Deserialize)]
 pub(super) struct One {
@@ -50,7 +55,6 @@ pub(super) struct Record {
     power_state: Option<i64>,
     #[serde(rename = "OS-EXT-SRV-ATTR:host")]
     host: Option<String>,
-    pub(super) host_status: Option<String>,
     locked: Option<bool>,
     #[serde(default)]
     pub(super) metadata: BTreeMap<String, String>,
@@ -75,15 +79,14 @@ pub(super) struct Flavor {
 impl Page {
     /// Where the next page begins, if there is one: Nova's marker is the last server seen.
     pub(super) fn next(&self) -> Option<String> {
-        let more = self.servers_links.iter().any(|link| link.rel == "next");
-        self.servers.last().filter(|_| more).map(|last| last.id.to_string())
+        self.servers.last().filter(|_| more_follows(&self.servers_links)).map(|last| last.id.to_string())
     }
 }
 
 impl Record {
     /// Whether the cell of the server did not answer, so that little is known of it (Nova 2.69).
     pub(super) fn is_partial(&self) -> bool {
-        self.status == "UNKNOWN" && self.vm_state.is_none()
+        is_partial(&self.status, self.vm_state.as_deref())
     }
 
     pub(super) fn floating_addresses(&self) -> Vec<String> {
@@ -97,14 +100,13 @@ impl Record {
     }
 
     pub(super) fn facts(self) -> VmFacts {
-        let state = self.vm_state.as_deref().map_or_else(|| by_status(&self.status), VmState::from_nova);
         VmFacts {
             vm: self.id,
+            state: state(&self.status, self.vm_state.as_deref()),
             name: self.name,
             project: self.tenant_id.and_then(|id| ProjectId::new(id).ok()),
             user: self.user_id.and_then(|id| UserId::new(id).ok()),
             host: self.host.filter(|host| !host.is_empty()).and_then(|host| HostName::new(host).ok()),
-            state,
             task: self.task_state,
             power: self.power_state.and_then(power),
             locked: self.locked,
@@ -116,8 +118,18 @@ impl Record {
     }
 }
 
+/// Whether so little is told of a server because its cell did not answer (Nova 2.69).
+pub(super) fn is_partial(status: &str, vm_state: Option<&str>) -> bool {
+    status == "UNKNOWN" && vm_state.is_none()
+}
+
+/// What state a server is in.
+pub(super) fn state(status: &str, vm_state: Option<&str>) -> VmState {
+    vm_state.map_or_else(|| by_status(status), VmState::from_nova)
+}
+
 /// Nova's `power_state` (nova/compute/power_state.py).
-const fn power(number: i64) -> Option<PowerState> {
+pub(super) const fn power(number: i64) -> Option<PowerState> {
     match number {
         0 => Some(PowerState::Pending),
         1 => Some(PowerState::Running),

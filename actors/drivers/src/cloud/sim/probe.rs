@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use reeve_lifecycle::effect::ProbeVerdict;
 use reeve_lifecycle::policy::ProbeKind;
-use reeve_ports::GuestProbe;
+use reeve_ports::{Freshness, GuestProbe};
 use reeve_protocol::observation::{PowerState, VmState};
 use reeve_protocol::{HostName, Timestamp, VmId};
 
@@ -15,7 +15,14 @@ use super::{Actor, Call, CallKind, Done, SimCloud};
 
 #[async_trait]
 impl GuestProbe for SimCloud {
-    async fn probe(&self, vm: VmId, host: Option<&HostName>, kind: ProbeKind, _timeout: Duration) -> ProbeVerdict {
+    async fn probe(
+        &self,
+        vm: VmId,
+        host: Option<&HostName>,
+        kind: ProbeKind,
+        _freshness: Freshness,
+        _timeout: Duration,
+    ) -> ProbeVerdict {
         let call = Call { by: Actor::Caller, kind: CallKind::Probe, vm: Some(vm), detail: format!("{kind:?}") };
         let host = host.cloned();
         let seen = self.call(call, |world, now, _| Ok(Done::looked(see(world, vm, host.as_ref(), kind, now)))).await;

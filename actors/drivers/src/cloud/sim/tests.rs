@@ -14,7 +14,7 @@ use reeve_lifecycle::effect::ProbeVerdict;
 use reeve_lifecycle::policy::ProbeKind;
 use reeve_ports::conformance::cloud::CloudFixture;
 use reeve_ports::conformance::probe::ProbeFixture;
-use reeve_ports::{Cloud, GuestProbe};
+use reeve_ports::{Cloud, Freshness, GuestProbe};
 use reeve_protocol::{HostName, ProjectId, Span, UserId};
 
 use super::*;
@@ -95,7 +95,7 @@ impl Fixture {
     }
 
     pub(super) async fn probed(&self, vm: VmId) -> ProbeVerdict {
-        self.cloud.probe(vm, None, ProbeKind::GuestAgent, Duration::from_secs(1)).await
+        self.cloud.probe(vm, None, ProbeKind::GuestAgent, Freshness::Now, Duration::from_secs(1)).await
     }
 }
 

@@ -61,7 +61,7 @@ fn a_crashed_guest_is_down_for_the_cloud_too() {
     let fixture = Fixture::new();
     let vm = fixture.first();
     fixture.cloud.crash_guest(vm, Cure::Reboot).unwrap();
-    let verdict = block_on(fixture.cloud.probe(vm, None, ProbeKind::Cloud, Duration::from_secs(1)));
+    let verdict = block_on(fixture.cloud.probe(vm, None, ProbeKind::Cloud, Freshness::Now, Duration::from_secs(1)));
     assert!(matches!(verdict, ProbeVerdict::Down { .. }), "{verdict:?}");
     block_on(fixture.cloud.hard_reboot(vm)).unwrap();
     fixture.later();
