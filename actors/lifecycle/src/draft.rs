@@ -27,11 +27,14 @@ pub(crate) struct Draft {
     issued: Vec<PendingEffect>,
     events: Vec<Event>,
     next_index: u16,
+    /// It is written even if it is as before.
+    restated: bool,
 }
 
 impl Draft {
     pub(crate) fn new(record: &VmRecord, now: Timestamp) -> Self {
-        Self { rec: record.clone(), now, purge: false, issued: Vec::new(), events: Vec::new(), next_index: 0 }
+        let (issued, events) = (Vec::new(), Vec::new());
+        Self { rec: record.clone(), now, purge: false, issued, events, next_index: 0, restated: false }
     }
 
     /// Asks for an effect; it stays in the record until it is done.
@@ -123,9 +126,14 @@ impl Draft {
         }
     }
 
+    /// Has the record written, whatever it is like.
+    pub(crate) const fn restate(&mut self) {
+        self.restated = true;
+    }
+
     /// The decision, compared with the record before it.
     pub(crate) fn finish(mut self, before: &VmRecord, verdict: Verdict) -> Step {
-        let changed = self.rec != *before;
+        let changed = self.restated || self.rec != *before;
         if changed {
             self.rec.generation = before.generation.next();
         }

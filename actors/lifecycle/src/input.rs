@@ -47,7 +47,8 @@ pub enum VmInput {
         /// What.
         outcome: Outcome,
     },
-    /// Every event up to this sequence is confirmed by the bus.
+    /// Every event up to this sequence is confirmed by the bus, which is to be written down even if the record at hand
+    /// lacks them already; see [`crate::confirm`].
     Published {
         /// The last confirmed.
         through: u64,
@@ -151,7 +152,7 @@ pub enum Ignored {
 pub struct Step {
     /// The record after the decision, with its generation raised if anything changed.
     pub record: VmRecord,
-    /// Whether it differs from the one before: if not, there is nothing to commit.
+    /// Whether it is to be committed: it differs from the one before, or from the stored one.
     pub changed: bool,
     /// Whether the record is no longer needed and may be removed from the store.
     pub purge: bool,

@@ -4,6 +4,7 @@
 //! step(&record, input, now) ─► record' + effects + events + verdict
 //! recover(&record, now)     ─► effects to issue again
 //! next_deadline(&record)    ─► when to wake, and why
+//! confirm(&mut record, n)   ─► the outbox without what the bus has taken
 //! ```
 //!
 //! No runtime, no clock, no randomness: the shells bring them as arguments.
@@ -37,4 +38,4 @@ pub use effect::{Done, Effect, EffectKey, Outcome, PendingEffect, ProbeVerdict, 
 pub use input::{Ignored, Reason, Step, Verdict, VmInput};
 pub use policy::{NamedPolicy, Policies, Policy};
 pub use record::VmRecord;
-pub use step::{TOMBSTONE_FOR, next_deadline, recover, step};
+pub use step::{TOMBSTONE_FOR, confirm, next_deadline, recover, step};

@@ -68,10 +68,25 @@ fn dispatch(d: &mut Draft, input: VmInput) -> Verdict {
     }
 }
 
+/// Takes the events up to this sequence out of the outbox, because the bus has confirmed them; true if there was one.
+///
+/// Whoever keeps the record may do so before it is written: what is decided then is what would be decided after
+/// [`VmInput::Published`], and its commit writes both. Lost with the keeper, they are in the stored outbox still, and are
+/// published again.
+pub fn confirm(record: &mut VmRecord, through: u64) -> bool {
+    let before = record.outbox.len();
+    record.outbox.retain(|event| event.sequence > through);
+    record.outbox.len() < before
+}
+
 fn published(d: &mut Draft, through: u64) -> Verdict {
-    let before = d.rec.outbox.len();
-    d.rec.outbox.retain(|event| event.sequence > through);
-    if d.rec.outbox.len() == before { Verdict::Ignored(Ignored::Over) } else { Verdict::Accepted(None) }
+    if d.rec.presence == Presence::Unseen {
+        return Verdict::Ignored(Ignored::Over);
+    }
+    confirm(&mut d.rec, through);
+    // The outbox at hand may have lacked them already; the stored one has them.
+    d.restate();
+    Verdict::Accepted(None)
 }
 
 fn policy_assigned(d: &mut Draft, policy: crate::policy::NamedPolicy, unknown: Option<String>) -> Verdict {

@@ -10,7 +10,7 @@ use reeve_protocol::{NodeId, ShardId, Timestamp};
 use tokio::sync::watch;
 
 use crate::config::NodeConfig;
-use crate::node::outbox::Unpublished;
+use crate::node::outbox::{Unpublished, Unrecorded};
 use crate::node::router::{Router, Standing};
 use crate::pacer::Pacer;
 use crate::perform::Ports;
@@ -31,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) performer: Performer,
     pub(crate) router: Arc<Router>,
     pub(crate) unpublished: Unpublished,
+    pub(crate) unrecorded: Unrecorded,
     pub(crate) counters: Counters,
     pub(crate) since: Timestamp,
     pub(crate) stopping: Over,
@@ -50,7 +51,7 @@ pub(crate) struct Counters {
     pub(crate) child_restarts: AtomicU64,
     /// Supervisors that run now.
     pub(crate) vms: AtomicI64,
-    /// Events in all outboxes now.
+    /// Events that the bus has not confirmed yet.
     pub(crate) outbox: AtomicI64,
     /// Foreign messages that are not about a VM's life.
     pub(crate) not_about_vms: AtomicU64,

@@ -7,14 +7,14 @@
 //!
 //! Each message stops or starts a VM, so each changes a record and makes an event of the change, which is counted; when a
 //! VM stops, a second one tells that it is watched no longer. Most of what a Nova sends changes nothing. The bare consumer has the same prefetch, on a queue of the same kind. Both find their queue full, so that
-//! nobody publishes while it is measured, and what is counted begins after the first fifth. A record is written twice:
-//! with the event in its outbox, and once more when the event is out.
+//! nobody publishes while it is measured, and what is counted begins after the first fifth. A record is written with the
+//! event in its outbox; that the event is out is written with the next decision about the VM, or some seconds later.
 //!
 //! The latency is that of half the rate, sent evenly through Nova's exchange: from when a message was due until its event
 //! has come to whoever listens.
 
-use std::cell::Cell;
-use std::collections::VecDeque;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -28,6 +28,7 @@ use tokio::sync::Mutex;
 
 use crate::broker::{Client, Keep, steady_rate};
 use crate::nova::{Nova, Told};
+use crate::processes::{processor_times, us_per_message};
 use crate::records;
 use crate::runner::{Contestant, Figure, Goal, Options, alternate, percentile};
 use crate::site::{Site, view};
@@ -56,13 +57,16 @@ async fn measure(options: Options) -> Result<Vec<Figure>> {
     let [reeve, bare] = &measured[..] else { bail!("two contestants have two results") };
     let latencies = ground.latencies(reeve.median / 2.0, options.pick(20, 5)).await?;
     let share = |share: f64| percentile(&latencies, share);
+    let of_node = ground.reeve_us.borrow().get("node").copied().unwrap_or_default();
     let rate = Figure::new("intake", reeve, "messages/s", Goal::RatioAtLeast(0.5))
         .of(ground.messages() as u64)
         .against("bare consumer", bare.median)
         .note("prefetch", PREFETCH)
         .note("vms", vms)
         .note("bytes_per_message", ground.bytes())
-        .note("node_processor_us_per_message", ground.processor_us.get());
+        .note("node_processor_us_per_message", of_node)
+        .note("processor_us_per_message", serde_json::to_value(ground.reeve_us.take())?)
+        .note("processor_us_per_message_bare", serde_json::to_value(ground.bare_us.take())?);
     let latency = Figure::single("intake, p99 at half load", share(0.99), "ms", Goal::AtMost(50.0))
         .of(latencies.len() as u64)
         .note("messages_per_second", reeve.median / 2.0)
@@ -78,7 +82,9 @@ struct Ground {
     records: Vec<VmRecord>,
     /// When the next message was sent, by its own word.
     at_us: Cell<i64>,
-    processor_us: Cell<f64>,
+    /// Processor time per message of the last round, by program.
+    reeve_us: RefCell<BTreeMap<String, f64>>,
+    bare_us: RefCell<BTreeMap<String, f64>>,
 }
 
 impl Ground {
@@ -96,8 +102,9 @@ impl Ground {
         let client = Client::connect(&site.rabbit.url()).await?;
         client.declare_like_an_intake(BARE).await?;
         let at_us = Cell::new((now + AHEAD).as_millis() * 1000);
-        let (site, nova, processor_us) = (Mutex::new(site), Nova::read()?, Cell::new(0.0));
-        Ok(Self { site, client, nova, records, at_us, processor_us })
+        let (site, nova) = (Mutex::new(site), Nova::read()?);
+        let (reeve_us, bare_us) = Default::default();
+        Ok(Self { site, client, nova, records, at_us, reeve_us, bare_us })
     }
 
     /// Every VM is stopped and started.
@@ -128,10 +135,9 @@ impl Ground {
         let events = self.client.listen(EVENT, Keep::Time).await?;
         site.start_node()?;
         let node = site.node_with(self.records.len() as u64).await?;
-        let (before, had) = (events.arrivals.count(), site.processor_time()?);
+        let (before, had) = (events.arrivals.count(), processor_times()?);
         let arrivals = events.arrivals.reach(self.messages()).await?;
-        let spent = site.processor_time()?.saturating_sub(had);
-        self.processor_us.set(spent.as_secs_f64() * 1e6 / (arrivals.len() - before).max(1) as f64);
+        self.reeve_us.replace(us_per_message(&had, arrivals.len() - before)?);
         ensure!(arrivals.len() == self.messages(), "{} events of {} messages", arrivals.len(), self.messages());
         while view(&node).await?.outbox > 0 {
             tokio::time::sleep(POLL).await;
@@ -143,8 +149,11 @@ impl Ground {
 
     async fn bare(&self) -> Result<f64> {
         self.client.fill(BARE, self.bodies()).await?;
+        let had = processor_times()?;
         let consuming = self.client.acknowledge_all(BARE, PREFETCH).await?;
-        steady_rate(&consuming.arrivals.reach(self.messages()).await?)
+        let arrivals = consuming.arrivals.reach(self.messages()).await?;
+        self.bare_us.replace(us_per_message(&had, arrivals.len())?);
+        steady_rate(&arrivals)
     }
 
     /// Milliseconds, sorted.

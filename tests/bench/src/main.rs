@@ -29,6 +29,7 @@ mod node;
 mod nova;
 mod pki;
 mod poll;
+mod processes;
 mod quiet_node;
 mod records;
 mod restart;

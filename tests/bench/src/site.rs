@@ -33,8 +33,6 @@ pub(crate) const CLUSTER: &str = "bench";
 const START: Duration = Duration::from_secs(120);
 const STOP: Duration = Duration::from_secs(40);
 const CALL: Duration = Duration::from_secs(10);
-/// Linux counts a process's time in hundredths of a second, whatever the kernel's own clock does.
-const MS_PER_TICK: u64 = 10;
 const POLL: Duration = Duration::from_millis(20);
 
 /// The servers, and the node while it runs.
@@ -106,17 +104,6 @@ impl Site {
         let status = node.terminate(STOP).await?;
         anyhow::ensure!(status.success(), "the node ended with {status}\n{}", node.log_tail());
         Ok(())
-    }
-
-    /// The processor time that the node has had so far.
-    pub(crate) fn processor_time(&self) -> Result<Duration> {
-        let pid = self.node.as_ref().context("the node does not run")?.pid();
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // After the name, which is in brackets: utime and stime are fields 14 and 15 of proc(5).
-        let (_, rest) = stat.rsplit_once(')').context("a process has a name")?;
-        let ticks = rest.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
-        let ticks = ticks.sum::<Result<u64, _>>()?;
-        Ok(Duration::from_millis(ticks * MS_PER_TICK))
     }
 
     fn log_tail(&self) -> String {

@@ -4,7 +4,7 @@
 use reeve_lifecycle::input::Step;
 use reeve_lifecycle::invariants::check_step;
 use reeve_lifecycle::record::{Hold, RECORD_FORMAT};
-use reeve_lifecycle::{Verdict, VmInput, VmRecord, next_deadline, step};
+use reeve_lifecycle::{Verdict, VmInput, VmRecord, confirm, next_deadline, step};
 use reeve_protocol::command::CommandKind;
 use reeve_protocol::event::EventKind;
 use reeve_protocol::observation::{Said, VmFacts};
@@ -42,7 +42,9 @@ impl World {
                     let _ = done.send(());
                 }
             }
+            Word::Published { vm, through } => self.published(vm, through),
             Word::PublishAgain(vm) => self.publish(vm),
+            Word::Record(vm) => self.record(vm)?,
             Word::Listing { asked_at, found, readable } => self.listing(asked_at, found, readable)?,
         }
         Ok(())
@@ -234,13 +236,39 @@ impl World {
         let pending = &step.record.effects;
         node.tasks.retain(|job| match job {
             Job::Effect(of, key) if *of == vm => pending.iter().any(|pending| pending.key == *key),
-            Job::Effect(..) | Job::Probe(_) | Job::Publish(_) | Job::Reconcile => true,
+            Job::Effect(..) | Job::Probe(_) | Job::Publish(_) | Job::Record(_) | Job::Reconcile => true,
         });
         for pending in step.effects {
             node.start(&step.record, pending);
         }
-        node.vms.insert(vm, Live { record: step.record, deadline, poll_at });
+        node.vms.insert(vm, Live { record: step.record, unrecorded: false, deadline, poll_at });
         self.publish(vm);
+    }
+
+    /// The bus has confirmed events: they are out of the outbox here, and out of the stored one with the next commit.
+    fn published(&mut self, vm: VmId, through: u64) {
+        if let Some(node) = &mut self.node
+            && let Some(live) = node.vms.get_mut(&vm)
+            && confirm(&mut live.record, through)
+        {
+            live.unrecorded = true;
+            live.deadline = next_deadline(&live.record).map(|(at, _)| at);
+            node.record_later(vm);
+        }
+        self.publish(vm);
+    }
+
+    /// Nothing was committed that wrote down what is confirmed.
+    fn record(&mut self, vm: VmId) -> Result<(), String> {
+        let live = self.node.as_ref().and_then(|node| node.vms.get(&vm));
+        let Some(record) = live.filter(|live| live.unrecorded).map(|live| &live.record) else { return Ok(()) };
+        let through = record.outbox.first().map_or(record.sequence, |event| event.sequence - 1);
+        if self.handle(vm, VmInput::Published { through })? == Taken::No
+            && let Some(node) = &mut self.node
+        {
+            node.record_later(vm);
+        }
+        Ok(())
     }
 
     pub(super) fn publish(&mut self, vm: VmId) {

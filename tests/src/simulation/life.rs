@@ -76,7 +76,8 @@ impl World {
         let effects = recover(&record, self.now());
         let now = self.now();
         let deadline = next_deadline(&record).map(|(at, _)| at);
-        let live = Live { record: record.clone(), deadline, poll_at: now + Span::from_secs(30) };
+        let poll_at = now + Span::from_secs(30);
+        let live = Live { record: record.clone(), unrecorded: false, deadline, poll_at };
         let Some(node) = &mut self.node else { return Ok(()) };
         node.vms.insert(vm, live);
         for pending in effects {

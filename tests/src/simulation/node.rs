@@ -35,8 +35,12 @@ pub(super) enum Word {
     Input { vm: VmId, input: Box<VmInput>, done: Option<oneshot::Sender<()>> },
     /// A listing of the cloud: every VM, or `None` when it failed or was incomplete.
     Listing { asked_at: Timestamp, found: Option<Vec<(VmFacts, Said)>>, readable: bool },
+    /// The bus has confirmed the events up to this sequence.
+    Published { vm: VmId, through: u64 },
     /// Publishing stopped before its end.
     PublishAgain(VmId),
+    /// What is confirmed is to be written down.
+    Record(VmId),
 }
 
 pub(super) type Inbox = Arc<Mutex<VecDeque<Word>>>;
@@ -47,13 +51,14 @@ pub(super) enum Job {
     Effect(VmId, EffectKey),
     Probe(VmId),
     Publish(VmId),
+    Record(VmId),
     Reconcile,
 }
 
 impl Job {
     pub(super) const fn vm(&self) -> Option<VmId> {
         match self {
-            Self::Effect(vm, _) | Self::Probe(vm) | Self::Publish(vm) => Some(*vm),
+            Self::Effect(vm, _) | Self::Probe(vm) | Self::Publish(vm) | Self::Record(vm) => Some(*vm),
             Self::Reconcile => None,
         }
     }
@@ -61,7 +66,10 @@ impl Job {
 
 /// One VM under care.
 pub(super) struct Live {
+    /// The stored one, without the events that are confirmed since.
     pub(super) record: VmRecord,
+    /// Whether there are such.
+    pub(super) unrecorded: bool,
     pub(super) deadline: Option<Timestamp>,
     pub(super) poll_at: Timestamp,
 }
@@ -129,11 +137,21 @@ impl Node {
                 }
             }
             match through {
-                Some(through) => {
-                    post(&inbox, Word::Input { vm, input: Box::new(VmInput::Published { through }), done: None });
-                }
+                Some(through) => post(&inbox, Word::Published { vm, through }),
                 None => post(&inbox, Word::PublishAgain(vm)),
             }
+        });
+    }
+
+    /// Writes down later what is confirmed now.
+    pub(super) fn record_later(&mut self, vm: VmId) {
+        if self.tasks.is_running(&Job::Record(vm)) {
+            return;
+        }
+        let (clock, inbox) = (Arc::clone(&self.ports.clock), Arc::clone(&self.inbox));
+        self.tasks.spawn(Job::Record(vm), async move {
+            clock.sleep(Duration::from_secs(5)).await;
+            post(&inbox, Word::Record(vm));
         });
     }
 

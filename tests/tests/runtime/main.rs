@@ -7,6 +7,7 @@ mod chaos;
 mod clock;
 mod cold_start;
 mod council;
+mod events;
 mod faulty;
 mod guard;
 mod hand_over;

@@ -2,7 +2,7 @@
 
 use reeve_lifecycle::input::VmInput;
 use reeve_lifecycle::record::{MAX_HISTORY, MAX_OUTBOX};
-use reeve_lifecycle::{Outcome, Verdict, next_deadline, step};
+use reeve_lifecycle::{Outcome, Verdict, VmRecord, confirm, next_deadline, step};
 use reeve_protocol::command::CommandKind;
 use reeve_protocol::event::{Alert, Child};
 
@@ -53,6 +53,59 @@ fn a_result_that_found_the_outbox_full_counts_when_it_is_offered_again() {
     world.bus_is_up = true;
     world.finish();
     assert!(world.rec.is_gone());
+}
+
+#[test]
+fn what_is_confirmed_makes_room_before_it_is_written_down() {
+    let mut world = World::created(policy());
+    fill(&mut world);
+    world.now = T0 + days(30);
+    let through = world.rec.outbox[9].sequence;
+    assert!(confirm(&mut world.rec, through) && !confirm(&mut world.rec, through));
+    assert!(next_deadline(&world.rec).is_some());
+    assert_ne!(world.input(VmInput::Tick), Verdict::Busy);
+    assert_eq!(world.effect(), reeve_lifecycle::Effect::Stop, "what was due is done");
+}
+
+#[test]
+fn what_is_decided_after_a_confirm_is_what_is_decided_after_it_is_written_down() {
+    let mut world = World::created(policy());
+    world.bus_is_up = false;
+    for _ in 0..3 {
+        world.ask(user("eve"), CommandKind::LeaseExtend { by: None }).unwrap_err();
+    }
+    let through = world.rec.outbox[1].sequence;
+    let mut confirmed = world.rec.clone();
+    confirm(&mut confirmed, through);
+    let written = step(&world.rec, VmInput::Published { through }, world.now).record;
+    let as_of = |generation, record: VmRecord| VmRecord { generation, ..record };
+    assert_eq!(as_of(written.generation, confirmed.clone()), written);
+    let ask = VmInput::Commanded {
+        command: command("more", user("eve"), CommandKind::LeaseExtend { by: None }),
+        policy: None,
+    };
+    for (input, now) in [(ask, world.now), (VmInput::Tick, T0 + days(30)), (VmInput::ChildExhausted(Child::Poller), T0)]
+    {
+        let early = step(&confirmed, input.clone(), now);
+        let late = step(&written, input, now);
+        assert_eq!(
+            (early.events, early.verdict, &early.record.outbox),
+            (late.events, late.verdict, &late.record.outbox)
+        );
+        assert_eq!(early.record.generation.next(), late.record.generation);
+    }
+}
+
+#[test]
+fn that_events_are_out_is_written_down_even_if_the_record_at_hand_lacks_them() {
+    let mut world = World::created(policy());
+    world.bus_is_up = false;
+    world.ask(user("eve"), CommandKind::LeaseExtend { by: None }).unwrap_err();
+    let through = world.rec.sequence;
+    confirm(&mut world.rec, through);
+    let before = world.rec.clone();
+    assert_eq!(world.input(VmInput::Published { through }), Verdict::Accepted(None));
+    assert_eq!(world.rec, VmRecord { generation: before.generation.next(), ..before });
 }
 
 #[test]

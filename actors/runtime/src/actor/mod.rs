@@ -31,7 +31,7 @@ use reeve_lifecycle::{EffectKey, Outcome, Verdict, VmInput, VmRecord};
 use reeve_protocol::admin::ActorView;
 use reeve_protocol::command::Refusal;
 use reeve_protocol::event::Child;
-use reeve_protocol::{CloudName, Timestamp, VmId};
+use reeve_protocol::{CloudName, Generation, Timestamp, VmId};
 use tokio::sync::oneshot;
 
 pub(crate) use self::arbiters::ArbiterPool;
@@ -150,13 +150,17 @@ pub(crate) enum ToVm {
     Kill(Option<Child>, oneshot::Sender<Told>),
     /// Stop a child in order and start it again, or the supervisor itself.
     Restart(Option<Child>, oneshot::Sender<Told>),
-    /// Stop in order: the commit under way is awaited, what waits behind it is not decided. The link says when it is
-    /// done.
+    /// Stop in order: the commit under way is awaited, what waits behind it is not decided, and what the bus has confirmed
+    /// is written down. The link says when it is done.
     Halt,
     /// The wait before the effects of a predecessor, or before a deadline that was missed, is over.
     Wake,
     /// The wait before a child is started again is over.
     ChildAgain(Child),
+    /// The bus has confirmed the VM's events up to this sequence.
+    Published { through: u64 },
+    /// Write down what is confirmed, if nothing was written since this generation.
+    Record { since: Generation },
     /// An effect was performed.
     Performed { key: EffectKey, outcome: Outcome },
     /// A child ended by itself.

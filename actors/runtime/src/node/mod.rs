@@ -29,7 +29,7 @@ use reeve_protocol::admin::ShardView;
 use reeve_protocol::event::EventSource;
 use tokio::sync::{oneshot, watch};
 
-use self::outbox::Unpublished;
+use self::outbox::{Unpublished, Unrecorded};
 use self::root::{NodeRoot, RootArguments, ToRoot};
 use self::router::{Router, Standing};
 use self::shard::ToShard;
@@ -130,6 +130,7 @@ impl Node {
             performer: Performer::new(ports.clone(), config.runtime.caps, tokio.clone()),
             router: Arc::new(Router::new(config.runtime.shards, Arc::clone(&clock))),
             unpublished: Unpublished::default(),
+            unrecorded: Unrecorded::default(),
             counters: Counters::default(),
             since: clock.now(),
             stopping: Over::default(),

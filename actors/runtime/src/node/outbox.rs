@@ -8,7 +8,10 @@
 //!
 //! The events stay in the records; only the VMs that have some are remembered here, so memory stays bounded however
 //! long the bus is away. One batch per VM is under way at a time, which keeps the order; VMs are published side by
-//! side. A crash after a confirm publishes again: the same event has the same id.
+//! side. A crash after a confirm, and before the record without the event is written ([`unrecorded`]), publishes again: the
+//! same event has the same id.
+
+mod unrecorded;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -18,13 +21,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use reeve_lifecycle::VmInput;
 use reeve_ports::{Address, Clock, Message};
 use reeve_protocol::VmId;
 use reeve_protocol::event::Event;
 use tokio::sync::Notify;
 
-use crate::actor::{Envelope, ToVm, VmHandle};
+pub(crate) use self::unrecorded::Unrecorded;
+use crate::actor::{ToVm, VmHandle};
 use crate::perform::wait::within;
 use crate::shared::Shared;
 
@@ -74,7 +77,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
         let (vm, handle) = shared.unpublished.take()?;
         Some(publish(&shared, Batch { queue: &shared.unpublished, vm, handle: Some(handle) }))
     };
-    publish_all(shared.clock.as_ref(), most, &shared.unpublished.added, next).await;
+    let publishing = publish_all(shared.clock.as_ref(), most, &shared.unpublished.added, next);
+    futures::future::join(publishing, unrecorded::remind(&shared)).await;
 }
 
 /// Begins what there is to publish, this many at a time, and sees to it until it is over; waits after a failure. What
@@ -150,8 +154,7 @@ async fn publish(shared: &Shared, mut batch: Batch<'_>) -> bool {
     if let Some(through) = through {
         // The supervisor announces again if events are left.
         batch.handle = None;
-        let input = VmInput::Published { through };
-        handle.send(ToVm::Input(Box::new(Envelope::new(input, None))));
+        handle.send(ToVm::Published { through });
     } else if !failed {
         // An announcement whose events were published meanwhile.
         batch.handle = None;

@@ -18,7 +18,7 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use reeve_lifecycle::policy::DEFAULT_POLICY;
 use reeve_lifecycle::record::{Health, HistoryEntry, Presence, RECORD_FORMAT};
-use reeve_lifecycle::{Policies, VmRecord};
+use reeve_lifecycle::{Policies, VmRecord, confirm};
 use reeve_protocol::{CloudName, Timestamp, VmId, codec};
 
 /// What happens most in the life of a VM.
@@ -95,6 +95,17 @@ impl Kept {
     /// How many events wait in its outbox; opens nothing, because what is packed has none.
     pub(super) fn events(&self) -> usize {
         self.open.get().map_or(0, |record| record.outbox.len())
+    }
+
+    /// The bus has confirmed the events up to this sequence; true if there was one. What is stored has them until the next
+    /// commit, so the bytes that it was read from are this record no more.
+    pub(super) fn confirm(&mut self, through: u64) -> bool {
+        // What is packed has no events.
+        let confirmed = self.open.get_mut().is_some_and(|record| confirm(record, through));
+        if confirmed {
+            self.form = Form::Open;
+        }
+        confirmed
     }
 
     /// Nobody looks at it for a while.

@@ -27,9 +27,16 @@ fn comes_again(message: &ToVm) -> bool {
         | ToVm::Halt
         | ToVm::Wake
         | ToVm::ChildAgain(_)
+        | ToVm::Published { .. }
+        | ToVm::Record { .. }
         | ToVm::Performed { .. }
         | ToVm::ChildDown { .. } => false,
     }
+}
+
+/// Whether it tells what the bus has confirmed, which is heard to the end.
+const fn is_confirm(message: &ToVm) -> bool {
+    matches!(message, ToVm::Published { .. })
 }
 
 /// Tells whoever waits for an answer to come again.
@@ -70,12 +77,15 @@ impl Handler<ToVm> for VmSupervisor {
             | ToVm::Restart(..)
             | ToVm::Wake
             | ToVm::ChildAgain(_)
+            | ToVm::Published { .. }
+            | ToVm::Record { .. }
             | ToVm::Performed { .. }
             | ToVm::ChildDown { .. }) => match self.stage {
                 Stage::Free if self.waits_for_slot() => self.serve_early(later, ctx),
                 Stage::Free => self.serve(later, ctx),
                 Stage::Committing if self.later.len() >= MAX_LATER && comes_again(&later) => turn_away(later),
                 Stage::Committing => self.later.push_back(later),
+                Stage::Halting if is_confirm(&later) => self.later.push_back(later),
                 // Dropped: whoever waits for an answer learns that nobody heard.
                 Stage::Halting | Stage::Ended => {}
             },
@@ -95,16 +105,14 @@ impl VmSupervisor {
         self.depth.now().saturating_add(u32::try_from(here).unwrap_or(u32::MAX))
     }
 
-    /// Ends in order: at once, or after the commit under way.
+    /// Ends in order, after the commit under way, and when what is confirmed is written down.
     fn halt(&mut self, ctx: &mut Context<Self>) {
         match self.stage {
-            Stage::Free => {
-                self.end(End::Halted, ctx);
-            }
+            Stage::Free => self.finish(ctx),
             Stage::Committing | Stage::Halting => {
                 self.stage = Stage::Halting;
                 self.next.clear();
-                self.later.clear();
+                self.later.retain(is_confirm);
                 self.abandon_children();
             }
             Stage::Ended => {}
@@ -118,7 +126,10 @@ impl VmSupervisor {
             return turn_away(message);
         }
         let waits = match &message {
-            ToVm::Hold { .. } => true,
+            // Written down with a decision, which does what is due as well.
+            ToVm::Hold { .. } | ToVm::Record { .. } => true,
+            // There may be room now for what waits to be decided.
+            ToVm::Published { .. } => !self.held.is_empty(),
             ToVm::Input(envelope) => match &envelope.input {
                 VmInput::PolicyAssigned { .. }
                 | VmInput::Published { .. }
@@ -189,6 +200,8 @@ impl VmSupervisor {
                 // Whoever asked may have gone.
                 let _ = reply.send(told);
             }
+            ToVm::Published { through } => self.confirmed(through, ctx),
+            ToVm::Record { since } => self.record_confirmed(since, ctx),
             ToVm::Performed { key, outcome } => {
                 self.running.retain(|(running, _)| *running != key);
                 let input = VmInput::EffectDone { key, outcome };

@@ -14,6 +14,7 @@
 
 mod children;
 mod commit;
+mod events;
 mod kept;
 mod messages;
 mod recovery;
@@ -33,6 +34,7 @@ use reeve_protocol::event::Child;
 
 use self::children::Children;
 use self::commit::{Committed, commit, write_of};
+use self::events::Outgoing;
 pub(super) use self::kept::Kept;
 use super::{Depth, End, Envelope, InputReply, ShardTerm, ToVm, VmHandle, VmLink, WeakVmHandle};
 
@@ -84,8 +86,7 @@ pub(super) struct VmSupervisor {
     held: VecDeque<Box<Envelope>>,
     /// The policy that the VM's metadata last named.
     wanted: Option<Box<str>>,
-    /// The publisher knows that events wait here.
-    announced: bool,
+    outgoing: Outgoing,
     children: Children,
     link: VmLink,
 }
@@ -106,7 +107,7 @@ impl VmSupervisor {
             slot: None,
             held: VecDeque::new(),
             wanted: None,
-            announced: false,
+            outgoing: Outgoing::default(),
             children: Children::default(),
             link,
         };
@@ -261,7 +262,9 @@ impl VmSupervisor {
         };
         let term = Arc::clone(&self.term);
         let committing = Box::pin(async move { commit(&term, write).await });
-        self.stage = Stage::Committing;
+        if self.stage != Stage::Halting {
+            self.stage = Stage::Committing;
+        }
         ctx.spawn(committing.into_actor(self).map(move |committed, supervisor, ctx| {
             if supervisor.stage == Stage::Halting {
                 return supervisor.halted(committed, *envelope, step, ctx);
@@ -273,24 +276,6 @@ impl VmSupervisor {
             supervisor.rest_record();
         }));
         Progress::Waits
-    }
-
-    /// The commit under way is over and the supervisor ends: what is committed is answered, its effects are left to the
-    /// next owner.
-    fn halted(&mut self, committed: Committed, mut envelope: Envelope, step: Step, ctx: &mut Context<Self>) {
-        let end = match committed {
-            Committed::Yes => {
-                envelope.answer(InputReply::Verdict(step.verdict));
-                End::Halted
-            }
-            Committed::Reload(_) | Committed::GivenUp => {
-                envelope.wait();
-                End::Halted
-            }
-            Committed::Fenced => End::Fenced,
-            Committed::Parked(why) => End::Parked(why),
-        };
-        self.end(end, ctx);
     }
 
     fn committed(
@@ -307,6 +292,7 @@ impl VmSupervisor {
                 tracing::warn!(vm = %self.record.vm, "the store holds another record; the input is decided again");
                 let before = self.record.outbox.len();
                 self.record = Kept::new(*stored);
+                self.outgoing.is_recorded();
                 self.count_outbox(before);
                 self.decide(envelope, again + 1, ctx)
             }
@@ -323,9 +309,9 @@ impl VmSupervisor {
         let Step { record, changed, purge, effects, events: _, verdict } = step;
         let before = changed.then(|| std::mem::replace(&mut self.record, Kept::new(record)));
         if let Some(before) = &before {
+            self.outgoing.is_recorded();
             self.count_outbox(before.outbox.len());
         }
-        let published = matches!(envelope.input, VmInput::Published { .. });
         let woken = matches!(envelope.input, VmInput::Tick);
         envelope.answer(InputReply::Verdict(verdict));
         if purge {
@@ -333,9 +319,6 @@ impl VmSupervisor {
         }
         if !self.is_stored() && self.record.effects.is_empty() {
             return self.end(End::Idle, ctx);
-        }
-        if published {
-            self.announced = false;
         }
         self.announce(ctx);
         self.dispatch(effects, ctx);
@@ -345,10 +328,6 @@ impl VmSupervisor {
         }
         if changed || woken {
             self.arm(ctx);
-        }
-        if published {
-            // There may be room now: what waited is decided before anything in the mailbox, in its order.
-            self.next.extend(self.held.drain(..));
         }
         Progress::Done
     }
@@ -379,14 +358,6 @@ impl VmSupervisor {
                 self.held.retain(|held| self::matter(&held.input) != matter);
                 self.held.push_back(envelope);
             }
-        }
-    }
-
-    /// Tells the publisher, once, that events wait.
-    fn announce(&mut self, ctx: &Context<Self>) {
-        if !self.announced && !self.record.outbox.is_empty() {
-            self.announced = true;
-            self.term.shared.unpublished.add(self.record.vm, self.handle_of(ctx));
         }
     }
 }
