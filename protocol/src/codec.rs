@@ -40,10 +40,26 @@ fn config() -> impl bincode::config::Config {
 /// # Errors
 /// [`CodecError`] when the value exceeds [`MAX_VALUE_BYTES`] or cannot be written in this format.
 pub fn encode<T: Serialize>(format: u8, value: &T) -> Result<Vec<u8>, CodecError> {
-    let mut bytes = vec![format];
-    bincode::serde::encode_into_std_write(value, &mut bytes, config())
-        .map_err(|error| CodecError::Malformed(error.to_string()))?;
-    if bytes.len() > MAX_VALUE_BYTES { Err(CodecError::TooLarge(bytes.len())) } else { Ok(bytes) }
+    let mut bytes = Vec::new();
+    append(format, value, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Writes the format byte and the value behind what is there; after an error that alone is there.
+///
+/// # Errors
+/// As [`encode`].
+pub fn append<T: Serialize>(format: u8, value: &T, bytes: &mut Vec<u8>) -> Result<(), CodecError> {
+    let before = bytes.len();
+    bytes.push(format);
+    let written = bincode::serde::encode_into_std_write(value, bytes, config());
+    let outcome = match written.map_err(|error| CodecError::Malformed(error.to_string())) {
+        Ok(_) if bytes.len() - before > MAX_VALUE_BYTES => Err(CodecError::TooLarge(bytes.len() - before)),
+        Ok(_) => return Ok(()),
+        Err(error) => Err(error),
+    };
+    bytes.truncate(before);
+    outcome
 }
 
 /// Reads a value written by [`encode`] with a format up to `supported`; returns the format found beside it.
@@ -73,6 +89,17 @@ mod tests {
     #[test]
     fn golden_bytes_of_format_1() {
         assert_eq!(encode(1, &(7u16, "ab")).unwrap(), [1, 7, 0, 2, 0, 0, 0, 0, 0, 0, 0, b'a', b'b']);
+    }
+
+    #[test]
+    fn what_is_appended_leaves_what_was_there() {
+        let mut bytes = b"before".to_vec();
+        append(1, &(7u16, "ab"), &mut bytes).unwrap();
+        assert_eq!(bytes, [b"before", &encode(1, &(7u16, "ab")).unwrap()[..]].concat());
+        let whole = bytes.clone();
+        let huge = "x".repeat(MAX_VALUE_BYTES);
+        assert!(matches!(append(1, &huge, &mut bytes), Err(CodecError::TooLarge(_))));
+        assert_eq!(bytes, whole);
     }
 
     #[test]

@@ -1,21 +1,22 @@
 //! The caller's end of a connection.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::{SinkExt, StreamExt};
+use futures::StreamExt;
 use reeve_protocol::admin::{AdminReply, AdminRequest};
 use reeve_protocol::command::Refusal;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio_util::codec::{FramedRead, FramedWrite};
+use tokio_util::codec::FramedRead;
 
 use super::frame::{self, CONNECTION, Envelope, Reply};
+use super::outgoing::Outgoing;
 use super::tls::alert;
 
 /// How many calls of one client may be in flight; more wait. The server's own bound is the same.
@@ -81,7 +82,7 @@ fn lock(shared: &Shared) -> MutexGuard<'_, Waiting> {
 #[derive(Debug)]
 pub struct RpcClient {
     waiting: Shared,
-    outgoing: mpsc::Sender<Bytes>,
+    outgoing: mpsc::Sender<Vec<u8>>,
     in_flight: Semaphore,
     last_id: AtomicU64,
     // Holds the reader and the writer; dropping it ends both.
@@ -122,20 +123,16 @@ impl RpcClient {
     /// Speaks over an established byte stream. Needs a tokio runtime.
     pub fn new(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
         let (read, write) = tokio::io::split(stream);
-        let (outgoing, mut frames) = mpsc::channel::<Bytes>(MAX_OUTGOING);
+        let (outgoing, frames) = mpsc::channel(MAX_OUTGOING);
         let waiting = Shared::default();
         let mut tasks = JoinSet::new();
         tasks.spawn(read_replies(read, Arc::clone(&waiting)));
         let ended = Arc::clone(&waiting);
         tasks.spawn(async move {
-            let mut sink = FramedWrite::new(write, frame::framing());
-            while let Some(frame) = frames.recv().await {
-                if let Err(error) = sink.send(frame).await {
-                    // The reader often knows better why, from a last reply: it has the time to say so first.
-                    tokio::time::sleep(LAST_WORDS).await;
-                    end(&ended, &RpcError::Closed(error.to_string()));
-                    return;
-                }
+            if let Err(error) = write_calls(Outgoing::new(write), frames).await {
+                // The reader often knows better why, from a last reply: it has the time to say so first.
+                tokio::time::sleep(LAST_WORDS).await;
+                end(&ended, &RpcError::Closed(error.to_string()));
             }
         });
         let in_flight = Semaphore::new(MAX_IN_FLIGHT);
@@ -183,6 +180,25 @@ impl RpcClient {
         let _ = self.outgoing.send(bytes).await;
         answered.await.unwrap_or_else(|_| Err(RpcError::Closed("the client was closed".into())))
     }
+}
+
+/// Writes the frames of calls until nobody makes any more.
+async fn write_calls(
+    mut outgoing: Outgoing<impl AsyncWrite + Unpin>,
+    mut frames: mpsc::Receiver<Vec<u8>>,
+) -> io::Result<()> {
+    while let Some(first) = frames.recv().await {
+        outgoing.push_frame(&first);
+        while outgoing.has_room()
+            && let Ok(frame) = frames.try_recv()
+        {
+            outgoing.push_frame(&frame);
+        }
+        while outgoing.frames() > 0 {
+            outgoing.write().await?;
+        }
+    }
+    Ok(())
 }
 
 /// Hands each reply to whoever waits for it, until the connection ends.

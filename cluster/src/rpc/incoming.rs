@@ -1,10 +1,13 @@
 //! The frames of a peer, within its time.
 
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 use tokio_util::codec::{Decoder, LengthDelimitedCodec};
 
 use super::frame;
@@ -36,13 +39,16 @@ pub(super) struct Incoming<R> {
     quiet: Instant,
     /// Since when a part of a frame is here.
     begun: Option<Instant>,
+    /// Rings no later than the peer's time is over.
+    alarm: Pin<Box<Sleep>>,
 }
 
 impl<R: AsyncRead + Unpin> Incoming<R> {
     pub(super) fn new(read: R, limits: &Limits) -> Self {
         let (idle, frame) = (limits.idle, limits.frame);
         let buffer = BytesMut::with_capacity(CHUNK);
-        Self { read, codec: frame::framing(), buffer, idle, frame, quiet: Instant::now(), begun: None }
+        let (quiet, alarm) = (Instant::now(), Box::pin(tokio::time::sleep(idle)));
+        Self { read, codec: frame::framing(), buffer, idle, frame, quiet, begun: None, alarm }
     }
 
     /// Begins the peer's time anew: it was the node that kept it waiting, or it has calls under way.
@@ -51,29 +57,57 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
         self.begun = self.begun.map(|_| self.quiet);
     }
 
+    /// The next frame, if it is here already.
+    pub(super) fn here(&mut self) -> Result<Option<BytesMut>, End> {
+        // The length alone may have been taken from the buffer, so what was there before counts.
+        let some = !self.buffer.is_empty();
+        let decoded = self.codec.decode(&mut self.buffer).map_err(|error| {
+            End::Unreadable(format!("{error} (a frame holds at most {} bytes)", frame::MAX_FRAME_BYTES))
+        })?;
+        if decoded.is_some() {
+            self.begun = None;
+            self.quiet = Instant::now();
+        } else if some && self.begun.is_none() {
+            self.begun = Some(Instant::now());
+        }
+        Ok(decoded)
+    }
+
     /// The next frame. Cancel safe: bytes read so far stay here.
     pub(super) async fn next(&mut self) -> Result<BytesMut, End> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<BytesMut, End>> {
         loop {
-            // The length alone may have been taken from the buffer, so what was there before counts.
-            let some = !self.buffer.is_empty();
-            let decoded = self.codec.decode(&mut self.buffer).map_err(|error| {
-                End::Unreadable(format!("{error} (a frame holds at most {} bytes)", frame::MAX_FRAME_BYTES))
-            })?;
-            if let Some(frame) = decoded {
-                self.begun = None;
-                self.quiet = Instant::now();
-                return Ok(frame);
+            if let Some(frame) = self.here()? {
+                return Poll::Ready(Ok(frame));
             }
-            if some && self.begun.is_none() {
-                self.begun = Some(Instant::now());
-            }
-            let until = self.begun.map_or(self.quiet + self.idle, |begun| begun + self.frame);
             self.buffer.reserve(CHUNK);
-            match tokio::time::timeout_at(until, self.read.read_buf(&mut self.buffer)).await {
-                Ok(Ok(0)) | Err(_) => return Err(End::Quiet),
-                Ok(Ok(_)) => {}
-                Ok(Err(_)) => return Err(End::Broken),
+            match pin!(self.read.read_buf(&mut self.buffer)).poll(cx) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(End::Quiet)),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(End::Broken)),
+                Poll::Pending => {
+                    ready!(self.poll_late(cx));
+                    return Poll::Ready(Err(End::Quiet));
+                }
             }
         }
+    }
+
+    /// Waits until the peer's time is over. The alarm is not moved for every frame: one that rings too early is set anew.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let until = self.begun.map_or(self.quiet + self.idle, |begun| begun + self.frame);
+        if self.alarm.deadline() > until {
+            self.alarm.as_mut().reset(until);
+        }
+        while Instant::now() < until {
+            ready!(self.alarm.as_mut().poll(cx));
+            if self.alarm.deadline() < until {
+                self.alarm.as_mut().reset(until);
+            }
+        }
+        Poll::Ready(())
     }
 }

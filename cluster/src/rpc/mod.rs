@@ -14,10 +14,12 @@
 //! is cancelled by [`AdminRequest::Cancel`](reeve_protocol::admin::AdminRequest::Cancel), which has no answer. Nothing
 //! here retries: whoever asks knows whether asking twice is safe.
 
+mod calls;
 mod client;
 mod frame;
 mod identity;
 mod incoming;
+mod outgoing;
 mod peers;
 mod server;
 mod tls;

@@ -161,7 +161,6 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 fn turn_away(stream: tokio::net::UnixStream) {
     let message = format!("{MAX_CONNECTIONS} connections are open already");
     let reply = AdminReply::Refused(Refusal::new(RefusalCode::Unavailable, message));
-    let Ok(body) = frame::write(&Reply { id: CONNECTION, reply }) else { return };
-    let Ok(length) = u32::try_from(body.len()) else { return };
-    let _ = stream.try_write(&[&length.to_be_bytes(), &body[..]].concat());
+    let Ok(frame) = frame::write(&Reply { id: CONNECTION, reply }) else { return };
+    let _ = stream.try_write(&frame);
 }

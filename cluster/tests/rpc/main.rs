@@ -9,3 +9,4 @@ mod peers;
 mod reload;
 mod service;
 mod tls;
+mod together;

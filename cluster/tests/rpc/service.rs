@@ -26,6 +26,8 @@ pub(crate) const NEVER: u64 = 1;
 pub(crate) const GATED: u64 = 2;
 pub(crate) const PANIC: u64 = 3;
 pub(crate) const HUGE: u64 = 4;
+/// More than is written with another reply.
+pub(crate) const LONG: u64 = 5;
 
 impl Fake {
     pub(crate) fn new() -> Arc<Self> {
@@ -86,6 +88,7 @@ impl AdminService for Fake {
             }
             PANIC => panic!("on purpose"),
             HUGE => AdminReply::Events(vec![EventView { position: 1, json: "x".repeat(MAX_FRAME_BYTES) }]),
+            LONG => AdminReply::Events(vec![EventView { position: 1, json: "x".repeat(100_000) }]),
             GATED => {
                 let _under_way = self.begin();
                 self.gate.acquire().await.unwrap().forget();

@@ -10,6 +10,7 @@
 
 mod echo;
 
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use reeve_protocol::codec;
 use tokio::sync::oneshot;
 
 use self::echo::{Echo, Writing};
+use crate::child::processor_time;
 use crate::quiet_node::QuietNode;
 use crate::runner::{Contestant, Figure, Goal, Options, alternate, percentile};
 use crate::site::CLUSTER;
@@ -87,7 +89,11 @@ async fn with_connections(
         .beside("canned", told.median)
         .note("on_their_way", WINDOW * connections)
         .note("request_bytes", lengths.request)
-        .note("reply_bytes", lengths.reply);
+        .note("reply_bytes", lengths.reply)
+        .note("processor_us", seen[0].processor_us())
+        .note("processor_us_echo", seen[1].processor_us())
+        .note("processor_us_echo_each", seen[2].processor_us())
+        .note("processor_us_canned", seen[3].processor_us());
     let slowest = Figure::single(name(", p99"), seen[0].percentile(0.99), "ms", Goal::Recorded)
         .of(count)
         .against("echo", seen[1].percentile(0.99))
@@ -171,22 +177,32 @@ async fn show(client: &RpcClient, index: u64) -> Result<f64> {
     }
 }
 
-/// The answers a second, and the latencies of the last round in their order.
+/// The answers a second, and of the last round the latencies in their order, and what processor time an answer took in
+/// this process, which has both ends.
 #[derive(Default)]
-struct Seen(std::cell::RefCell<Vec<f64>>);
+struct Seen {
+    took: RefCell<Vec<f64>>,
+    processor: Cell<Duration>,
+}
 
 impl Seen {
     async fn rate(&self, asking: impl Future<Output = Result<Vec<f64>>>) -> Result<f64> {
-        let began = SystemClock.elapsed();
+        let (began, had) = (SystemClock.elapsed(), processor_time());
         let mut took = asking.await?;
         let lasted = SystemClock.elapsed().saturating_sub(began);
+        self.processor.set(processor_time().saturating_sub(had));
         took.sort_by(f64::total_cmp);
         let rate = took.len() as f64 / lasted.as_secs_f64();
-        self.0.replace(took);
+        self.took.replace(took);
         Ok(rate)
     }
 
     fn percentile(&self, share: f64) -> f64 {
-        percentile(&self.0.borrow(), share)
+        percentile(&self.took.borrow(), share)
+    }
+
+    /// For one answer, in microseconds.
+    fn processor_us(&self) -> f64 {
+        self.processor.get().as_secs_f64() * 1e6 / self.took.borrow().len() as f64
     }
 }

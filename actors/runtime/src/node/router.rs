@@ -1,6 +1,6 @@
 //! The way to the owner of a VM. Inputs are posted in the order of the calls, so the order per VM is kept.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use ractor::ActorRef;
@@ -9,8 +9,8 @@ use reeve_ports::Clock;
 use reeve_protocol::{CloudName, ShardId, VmId};
 use tokio::sync::{oneshot, watch};
 
-use super::shard::{Broadcast, Routed, ToShard};
-use crate::actor::InputReply;
+use super::shard::{Broadcast, Roster, Routed, ToShard, Vms};
+use crate::actor::{InputReply, VmHandle};
 
 /// How many times an input is sent that was lost with a supervisor, before it counts as the cause.
 const MAX_TRIES: u32 = 5;
@@ -47,9 +47,15 @@ impl Standing {
 /// Ways to the owners of the shards of this node.
 pub(crate) struct Router {
     shards: u16,
-    owners: RwLock<Vec<Option<ActorRef<ToShard>>>>,
+    owners: RwLock<Vec<Option<Owner>>>,
     standings: Vec<watch::Sender<Standing>>,
     clock: Arc<dyn Clock>,
+}
+
+/// The owner of a shard, and who its VMs are.
+struct Owner {
+    actor: ActorRef<ToShard>,
+    roster: Roster,
 }
 
 /// An input to a VM.
@@ -82,7 +88,7 @@ pub(crate) enum Delivered {
 impl Router {
     pub(crate) fn new(shards: u16, clock: Arc<dyn Clock>) -> Self {
         let standings = (0..shards).map(|_| watch::Sender::new(Standing::Claiming)).collect();
-        Self { shards, owners: RwLock::new(vec![None; usize::from(shards)]), standings, clock }
+        Self { shards, owners: RwLock::new((0..shards).map(|_| None).collect()), standings, clock }
     }
 
     pub(crate) fn shard_of(&self, vm: VmId) -> ShardId {
@@ -90,7 +96,8 @@ impl Router {
     }
 
     /// The owner of a shard has been started.
-    pub(crate) fn register(&self, shard: ShardId, owner: ActorRef<ToShard>) {
+    pub(crate) fn register(&self, shard: ShardId, actor: ActorRef<ToShard>, vms: &Vms) {
+        let owner = Owner { actor, roster: vms.roster() };
         self.owners.write().unwrap_or_else(PoisonError::into_inner)[usize::from(shard.0)] = Some(owner);
     }
 
@@ -111,11 +118,21 @@ impl Router {
     }
 
     pub(crate) fn owner(&self, shard: ShardId) -> Option<ActorRef<ToShard>> {
-        self.owners.read().unwrap_or_else(PoisonError::into_inner)[usize::from(shard.0)].clone()
+        self.registered()[usize::from(shard.0)].as_ref().map(|owner| owner.actor.clone())
+    }
+
+    /// The supervisor of a VM, if one runs here. Whoever only looks need not wait for the shard's owner; what is an input
+    /// goes through it, for the order.
+    pub(crate) fn live(&self, vm: VmId) -> Option<VmHandle> {
+        self.registered()[usize::from(self.shard_of(vm).0)].as_ref()?.roster.live(vm)
+    }
+
+    fn registered(&self) -> RwLockReadGuard<'_, Vec<Option<Owner>>> {
+        self.owners.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn owners(&self) -> Vec<ActorRef<ToShard>> {
-        self.owners.read().unwrap_or_else(PoisonError::into_inner).iter().flatten().cloned().collect()
+        self.registered().iter().flatten().map(|owner| owner.actor.clone()).collect()
     }
 
     /// Tells every VM of this node.

@@ -20,6 +20,7 @@
 
 mod claim;
 mod load;
+mod roster;
 mod tenure;
 mod vms;
 
@@ -35,6 +36,7 @@ use tokio::sync::oneshot;
 
 use self::claim::Claim;
 use self::load::owning;
+pub(crate) use self::roster::{Roster, Vms};
 use self::tenure::Tenure;
 use crate::actor::{ArbiterPool, End, Envelope, InputReply, Intensity, OwnedVm, ToVm, VmHandle, VmOwner};
 use crate::node::router::Standing;
@@ -156,7 +158,7 @@ pub(super) struct ShardState {
     ready: Arc<super::Readiness>,
     phase: Phase,
     tenure: Option<Tenure>,
-    vms: BTreeMap<VmId, Slot>,
+    vms: Vms,
     troubles: BTreeMap<VmId, Intensity>,
     incarnations: u64,
     /// Inputs that came before everything was loaded.
@@ -203,7 +205,8 @@ impl Actor for ShardOwner {
         let ShardArguments { shared, arbiters, shard, ready } = arguments;
         let task = tokio::spawn(owning(Arc::clone(&shared), shard, myself.clone()));
         shared.router.stands(shard, Standing::Claiming);
-        shared.router.register(shard, myself);
+        let vms = Vms::default();
+        shared.router.register(shard, myself, &vms);
         Ok(ShardState {
             shared,
             arbiters,
@@ -211,7 +214,7 @@ impl Actor for ShardOwner {
             ready,
             phase: Phase::Loading,
             tenure: None,
-            vms: BTreeMap::new(),
+            vms,
             troubles: BTreeMap::new(),
             incarnations: 0,
             early: Vec::new(),
@@ -255,10 +258,10 @@ impl Actor for ShardOwner {
             ToShard::Find { vm, reply } => {
                 // What is not loaded yet, or comes up at another owner, may exist.
                 let unknown = (!state.knows_all()).then_some(Found::Loading);
-                let _ = reply.send(state.vms.get(&vm).map(found).or(unknown));
+                let _ = reply.send(state.vms.read().get(&vm).map(found).or(unknown));
             }
             ToShard::Count(reply) => {
-                let _ = reply.send(state.vms.len());
+                let _ = reply.send(state.vms.read().len());
             }
             ToShard::Halt(done) => state.halt(done, &myself),
         }

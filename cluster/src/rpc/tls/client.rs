@@ -41,7 +41,7 @@ async fn connect(address: &str, credentials: &Credentials, node: Option<&NodeId>
     let connecting = async {
         let stream = TcpStream::connect(address).await.map_err(|error| unreachable(error.to_string()))?;
         socket::prepare(&stream).map_err(|error| unreachable(error.to_string()))?;
-        let stream = TlsConnector::from(config).connect(verify::no_name(), stream).await;
+        let stream = TlsConnector::from(config).connect(verify::no_name(), socket::by_records(stream)).await;
         let stream = stream.map_err(|error| handshake_error(address, &error))?;
         if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
             return Err(unreachable("it does not speak reeve/1".to_owned()));

@@ -7,8 +7,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::SinkExt;
 use reeve_ports::AdminService;
 use reeve_protocol::admin::{AdminReply, Principal};
 use reeve_protocol::command::{Refusal, RefusalCode};
@@ -19,15 +17,15 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tokio_util::codec::FramedWrite;
 
 use super::{ALPN, Credentials, Identity, TlsError, TlsFiles, load, socket};
-use crate::rpc::frame::{self, CONNECTION, Reply};
+use crate::rpc::frame::{CONNECTION, Reply};
+use crate::rpc::outgoing::Outgoing;
 use crate::rpc::server::{Limits, serve_connection};
 
 /// How long calls under way may take when the server is told to stop.
 const DRAIN: Duration = Duration::from_secs(2);
-/// How long a peer that is turned away may take to read why.
+/// How long a peer that is turned away may take to read why, and then to hear that this was all.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Bounds on who connects.
@@ -197,14 +195,14 @@ impl Door {
         }
     }
 
-    async fn handshake(&self, stream: TcpStream, peer: SocketAddr) -> Option<TlsStream<TcpStream>> {
+    async fn handshake(&self, stream: TcpStream, peer: SocketAddr) -> Option<TlsStream<socket::Socket>> {
         let longest = self.tls_limits.handshake;
         if let Err(error) = socket::prepare(&stream) {
             tracing::debug!(%peer, %error, "an RPC connection ended at once");
             return None;
         }
         let acceptor = TlsAcceptor::from(Arc::clone(&self.credentials.current().server));
-        match tokio::time::timeout(longest, acceptor.accept(stream).into_fallible()).await {
+        match tokio::time::timeout(longest, acceptor.accept(socket::by_records(stream)).into_fallible()).await {
             Ok(Ok(stream)) => Some(stream),
             Ok(Err((error, mut stream))) => {
                 let why = handshake_failure(&error);
@@ -222,7 +220,7 @@ impl Door {
     }
 
     /// Who has connected, if it may, and its place.
-    fn admit(self: &Arc<Self>, stream: &TlsStream<TcpStream>) -> Result<(Principal, Place), Refusal> {
+    fn admit(self: &Arc<Self>, stream: &TlsStream<socket::Socket>) -> Result<(Principal, Place), Refusal> {
         let denied = |why: String| Refusal::new(RefusalCode::Denied, why);
         let session = stream.get_ref().1;
         if session.alpn_protocol() != Some(ALPN) {
@@ -274,12 +272,9 @@ fn handshake_failure(error: &io::Error) -> String {
 async fn turn_away(stream: impl AsyncRead + AsyncWrite + Send, refusal: Refusal) {
     let (read, write) = tokio::io::split(stream);
     let reply = Reply { id: CONNECTION, reply: AdminReply::Refused(refusal) };
-    let Ok(reply) = frame::write(&reply) else { return };
-    let mut sink = FramedWrite::new(write, frame::framing());
-    let tell = async {
-        let _ = sink.send(reply).await;
-        let _ = SinkExt::<Bytes>::close(&mut sink).await;
-    };
-    let _ = tokio::time::timeout(LAST_WORDS, tell).await;
+    let mut outgoing = Outgoing::new(write);
+    if outgoing.push(&reply).is_ok() {
+        outgoing.finish(LAST_WORDS).await;
+    }
     socket::linger(read).await;
 }

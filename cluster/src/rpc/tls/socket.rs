@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use rustix::net::sockopt;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
 use tokio::net::TcpStream;
 
 /// After how long without a word a connection is probed, how often, and how many times.
@@ -13,6 +13,17 @@ const KEEP_ALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration
 const UNACKNOWLEDGED_MS: u32 = 20_000;
 /// How long, and for how many bytes, a peer that is turned away is listened to.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 * 1024);
+
+/// How much ciphertext is read at once: a whole TLS record. rustls asks for 4 KiB at a time.
+const RECORD: usize = 16 * 1024;
+
+/// A TCP connection below TLS.
+pub(super) type Socket = BufReader<TcpStream>;
+
+/// The connection, to be read by records.
+pub(super) fn by_records(stream: TcpStream) -> Socket {
+    BufReader::with_capacity(RECORD, stream)
+}
 
 /// Small frames at once, and a dead peer found in half a minute.
 pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {

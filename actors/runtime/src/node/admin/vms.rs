@@ -56,6 +56,9 @@ impl NodeHandle {
         if self.shared.router.standing(shard) == Standing::Elsewhere {
             return Err(unavailable(NOT_OWNER));
         }
+        if let Some(live) = self.shared.router.live(vm) {
+            return Ok(Found::Live(live));
+        }
         let owner = self.shared.router.owner(shard).ok_or_else(|| unavailable(LOADING))?;
         owner.send_message(ToShard::Find { vm, reply: sender }).map_err(|_| unavailable(LOADING))?;
         let found = receiver.await.map_err(|_| unavailable(LOADING))?;

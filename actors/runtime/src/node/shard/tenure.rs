@@ -167,7 +167,7 @@ impl ShardState {
         }
         self.shared.router.stands(self.shard, Standing::Owned);
         self.ready.mark(self.shard);
-        tracing::debug!(shard = %self.shard, epoch = epoch.0, vms = self.vms.len(), "the shard is here");
+        tracing::debug!(shard = %self.shard, epoch = epoch.0, vms = self.vms.read().len(), "the shard is here");
     }
 
     /// Another node is to own the shard.
@@ -194,8 +194,8 @@ impl ShardState {
         if !self.is_current(epoch) || self.phase != Phase::Leaving {
             return;
         }
-        self.vms.retain(|_, slot| matches!(slot, Slot::Live { .. }));
-        for slot in self.vms.values() {
+        self.vms.write().retain(|_, slot| matches!(slot, Slot::Live { .. }));
+        for slot in self.vms.read().values() {
             if let Slot::Live { vm, .. } = slot {
                 vm.handle().send(ToVm::Halt);
             }
@@ -218,7 +218,7 @@ impl ShardState {
 
     /// Releases the shard, once, when no supervisor is left.
     pub(super) fn halted(&mut self, myself: &ActorRef<ToShard>) {
-        if !self.halting || self.vms.values().any(|slot| matches!(slot, Slot::Live { .. })) {
+        if !self.halting || self.vms.read().values().any(|slot| matches!(slot, Slot::Live { .. })) {
             return;
         }
         self.halting = false;

@@ -1,6 +1,5 @@
 //! The VMs of a shard: started, restarted, told.
 
-use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -40,7 +39,8 @@ impl ShardState {
 
     fn park(&mut self, vm: VmId, reason: String) {
         tracing::error!(%vm, %reason, "a stored record cannot be read; it is left as it is");
-        if let Some(Slot::Loading { waiting, .. }) = self.vms.insert(vm, Slot::Parked { reason: reason.clone() }) {
+        let before = self.vms.write().insert(vm, Slot::Parked { reason: reason.clone() });
+        if let Some(Slot::Loading { waiting, .. }) = before {
             waiting.into_iter().for_each(|routed| routed.answer(parked(vm, &reason)));
         }
     }
@@ -68,7 +68,8 @@ impl ShardState {
         }
         let handle = started.handle().clone();
         handle.send(ToVm::Begin);
-        if let Some(Slot::Loading { waiting, .. }) = self.vms.insert(vm, Slot::Live { vm: started, incarnation }) {
+        let before = self.vms.write().insert(vm, Slot::Live { vm: started, incarnation });
+        if let Some(Slot::Loading { waiting, .. }) = before {
             waiting.into_iter().for_each(|routed| handle.send(routed.envelope()));
         }
     }
@@ -86,7 +87,18 @@ impl ShardState {
             }
             return;
         }
-        match self.vms.get_mut(&routed.vm) {
+        if let Some(unknown) = self.hand_over(routed) {
+            self.unknown(unknown, myself).await;
+        }
+    }
+
+    /// Hands an input to its VM; returns it if there is no such VM.
+    fn hand_over(&self, routed: Routed) -> Option<Routed> {
+        if let Some(Slot::Live { vm, .. }) = self.vms.read().get(&routed.vm) {
+            vm.handle().send(routed.envelope());
+            return None;
+        }
+        match self.vms.write().get_mut(&routed.vm) {
             Some(Slot::Live { vm, .. }) => vm.handle().send(routed.envelope()),
             Some(Slot::Loading { waiting, .. }) if waiting.len() < MAX_WAITING => waiting.push(routed),
             Some(Slot::Loading { .. }) => routed.answer(InputReply::Busy),
@@ -94,8 +106,9 @@ impl ShardState {
                 let reply = parked(routed.vm, reason);
                 routed.answer(reply);
             }
-            None => self.unknown(routed, myself).await,
+            None => return Some(routed),
         }
+        None
     }
 
     /// An input for a VM that has no record.
@@ -123,7 +136,7 @@ impl ShardState {
         let policy = self.shared.policies.resolve(facts).policy;
         let vm = routed.vm;
         self.start(VmRecord::unseen(vm, cloud, policy), None, myself).await;
-        match self.vms.get_mut(&vm) {
+        match self.vms.write().get_mut(&vm) {
             Some(Slot::Live { vm, .. }) => vm.handle().send(routed.envelope()),
             Some(Slot::Loading { waiting, .. }) => waiting.push(routed),
             // The term is over: whoever sent it learns where the shard is from the router.
@@ -139,29 +152,28 @@ impl ShardState {
     }
 
     pub(super) fn down(&mut self, vm: VmId, incarnation: u64, end: End, myself: &ActorRef<ToShard>) {
-        let Entry::Occupied(slot) = self.vms.entry(vm) else { return };
-        if !matches!(slot.get(), Slot::Live { incarnation: live, .. } if *live == incarnation) {
+        if !matches!(self.vms.read().get(&vm), Some(Slot::Live { incarnation: live, .. }) if *live == incarnation) {
             return;
         }
         let again = match end {
             End::Halted | End::Idle | End::Purged => {
-                slot.remove();
+                self.vms.remove(vm);
                 self.troubles.remove(&vm);
                 return self.halted(myself);
             }
             End::Parked(reason) => {
-                slot.remove();
+                self.vms.remove(vm);
                 self.park(vm, reason);
                 return self.halted(myself);
             }
             End::Fenced => {
-                slot.remove();
+                self.vms.remove(vm);
                 return self.fenced(myself);
             }
             End::Panicked | End::Lost | End::Killed | End::Restart => end,
         };
         if self.phase == Phase::Leaving {
-            slot.remove();
+            self.vms.remove(vm);
             return self.halted(myself);
         }
         self.shared.counters.child_restarts.fetch_add(1, Ordering::Relaxed);
@@ -182,11 +194,11 @@ impl ShardState {
         let wait = trouble.ended(Limit::VM, elapsed).wait;
         let owned = (self.shard, self.tenure.as_ref().map_or(Epoch(0), Tenure::epoch));
         let reading = tokio::spawn(reload(Arc::clone(&self.shared), owned, vm, wait, myself.clone()));
-        let waiting = match self.vms.remove(&vm) {
+        let waiting = match self.vms.remove(vm) {
             Some(Slot::Loading { waiting, .. }) => waiting,
             Some(Slot::Live { .. } | Slot::Parked { .. }) | None => Vec::new(),
         };
-        self.vms.insert(vm, Slot::Loading { waiting, _task: Task::new(&reading) });
+        self.vms.write().insert(vm, Slot::Loading { waiting, _task: Task::new(&reading) });
         wait
     }
 
@@ -196,14 +208,14 @@ impl ShardState {
         stored: Result<Option<Stored>, String>,
         myself: &ActorRef<ToShard>,
     ) {
-        if !matches!(self.vms.get(&vm), Some(Slot::Loading { .. })) {
+        if !matches!(self.vms.read().get(&vm), Some(Slot::Loading { .. })) {
             return;
         }
         match stored {
             Ok(Some(stored)) => self.loaded(stored, myself).await,
             Ok(None) => {
                 // It never was stored, or it was purged: what waited is about a VM that is not known.
-                if let Some(Slot::Loading { waiting, .. }) = self.vms.remove(&vm) {
+                if let Some(Slot::Loading { waiting, .. }) = self.vms.remove(vm) {
                     for routed in waiting {
                         Box::pin(self.route(routed, myself)).await;
                     }
@@ -220,7 +232,7 @@ impl ShardState {
                 self.holds.push((cloud.clone(), *hold));
             }
         }
-        for (id, slot) in &self.vms {
+        for (id, slot) in self.vms.read().iter() {
             let Slot::Live { vm, .. } = slot else { continue };
             let vm = vm.handle();
             match &broadcast {
@@ -241,7 +253,7 @@ impl ShardState {
     pub(super) fn after(&self, after: Option<VmId>, limit: usize) -> Vec<(VmId, Found)> {
         use std::ops::Bound::{Excluded, Unbounded};
         let from = after.map_or(Unbounded, Excluded);
-        self.vms.range((from, Unbounded)).take(limit).map(|(vm, slot)| (*vm, found(slot))).collect()
+        self.vms.read().range((from, Unbounded)).take(limit).map(|(vm, slot)| (*vm, found(slot))).collect()
     }
 }
 
