@@ -67,6 +67,28 @@ async fn all_probes_share_one_listing() {
 }
 
 #[tokio::test]
+async fn a_fleet_that_is_well_is_listed_once_an_interval() {
+    const INTERVAL: Duration = Duration::from_secs(1);
+    let many = SimConfig { vms: 3_000, volumes_per_vm: [0, 0], disk_bytes: [64, 64], ..config() };
+    let mut fixture = Fixture::with(SimCloudOptions { sim: many, ..options() }).await;
+    fixture.driver = driver(driver_config(&fixture.server));
+    let began = tokio::time::Instant::now();
+    let pollers = fixture.sim().vm_ids().into_iter().enumerate().map(async |(number, vm)| {
+        tokio::time::sleep(INTERVAL.mul_f64(number as f64 / 3_000.0)).await;
+        for _ in 0..3 {
+            let verdict = ask(&fixture.driver, vm, Freshness::Within(INTERVAL)).await;
+            assert_eq!(verdict, ProbeVerdict::Up, "{vm}");
+            tokio::time::sleep(INTERVAL.mul_f64(0.9 + 0.2 * (number % 100) as f64 / 100.0)).await;
+        }
+    });
+    join_all(pollers).await;
+    // What was seen is too old after an interval and no sooner, so this holds on a machine of any speed.
+    let listings = began.elapsed().as_millis() / INTERVAL.as_millis() + 1;
+    let (pages, looks) = calls(&fixture);
+    assert!(pages as u128 <= 3 * listings && looks == 0, "{pages} pages and {looks} looks in {listings} intervals");
+}
+
+#[tokio::test]
 async fn who_is_not_up_in_the_view_is_looked_at_by_itself() {
     let fixture = Fixture::start().await;
     let vm = fixture.first();
@@ -150,15 +172,16 @@ async fn vms_of_a_silent_cell_are_inconclusive_without_a_call_and_the_others_are
     assert_eq!(calls(&fixture), (pages, 0));
 }
 
-async fn slow_page(fixture: &Fixture, after: u32, by_ms: u64) {
+async fn slow_page(fixture: &Fixture, by_ms: u64) {
     let kind = FaultKind::Slow(Span::from_millis(by_ms));
-    fixture.control.fault(&OrderFault { call: CallKind::List, vm: None, skip: after, kind }).await.unwrap();
+    let fault = OrderFault { call: CallKind::List, vm: None, skip: 0, kind };
+    fixture.control.fault(&fault).await.expect("the cloud takes orders");
 }
 
 #[tokio::test]
 async fn who_gives_up_takes_nothing_from_those_that_wait_with_it() {
     let fixture = Fixture::start().await;
-    slow_page(&fixture, 0, 500).await;
+    slow_page(&fixture, 500).await;
     let (vm, driver) = (fixture.first(), Arc::clone(&fixture.driver));
     let short = Duration::from_millis(50);
     let first = driver.probe(vm, None, ProbeKind::Cloud, AGED, short).await;
@@ -171,7 +194,7 @@ async fn who_gives_up_takes_nothing_from_those_that_wait_with_it() {
 #[tokio::test]
 async fn a_listing_ends_with_its_driver() {
     let mut fixture = Fixture::start().await;
-    slow_page(&fixture, 0, 300).await;
+    slow_page(&fixture, 300).await;
     let short = Duration::from_millis(50);
     let given_up = fixture.driver.probe(fixture.first(), None, ProbeKind::Cloud, AGED, short).await;
     assert!(is_unclear(&given_up), "{given_up:?}");

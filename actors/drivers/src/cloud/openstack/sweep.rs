@@ -9,7 +9,7 @@
 //!
 //! Decisions alone: what is done about them is done by [`super::bulk`].
 //!
-//! * One sweep at a time. Whoever comes meanwhile waits for it, whatever its own view would be good for.
+//! * One sweep at a time. Whoever comes meanwhile and needs a newer view than there is waits for it.
 //! * A view that was seen after a probe was asked is as good as a look of its own, and says whatever it shows. An older
 //!   one, if the probe is content with its age, says that a VM is up or that nobody can tell. It never says that a VM is
 //!   down: who is suspected by it, however old it is, is looked at by itself. So is who asks for now.
