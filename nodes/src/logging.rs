@@ -1,7 +1,9 @@
 //! The log: to standard error, as text for people or JSON for programs.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
 
+use tracing::field::display;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -19,11 +21,12 @@ pub fn start(section: &LogSection) -> anyhow::Result<()> {
         LogFormat::Json => builder.json().flatten_event(true).finish().try_init()?,
     }
     std::panic::set_hook(Box::new(|panic| {
-        let backtrace = std::backtrace::Backtrace::capture();
-        let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| display(backtrace));
+        let thread = std::thread::current();
+        let place = panic.location().map(display);
         let message = panic.payload_as_str().unwrap_or("a panic without words");
-        tracing::error!(%thread, %place, %backtrace, "panic: {message}");
+        tracing::error!(thread = thread.name(), place, backtrace, "panic: {message}");
     }));
     Ok(())
 }

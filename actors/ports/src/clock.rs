@@ -1,12 +1,14 @@
 //! The clock. Shells read it; the core is told the time.
 
+use std::pin::Pin;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use reeve_protocol::Timestamp;
 
+/// A sleep. It borrows nothing of its clock, so that whoever sleeps can keep it: a node has two for each VM.
+pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// A source of time.
-#[async_trait]
 pub trait Clock: Send + Sync + 'static {
     /// The wall clock. May step forward and back.
     fn now(&self) -> Timestamp;
@@ -14,15 +16,14 @@ pub trait Clock: Send + Sync + 'static {
     /// Time since some fixed moment that never steps back and goes on during suspend (`CLOCK_BOOTTIME`).
     fn elapsed(&self) -> Duration;
 
-    /// Returns after about `duration`. May return early or late: whoever sleeps looks at the clock again.
-    async fn sleep(&self, duration: Duration);
+    /// Ends after about `duration` from now. May end early or late: whoever sleeps looks at the clock again.
+    fn sleep(&self, duration: Duration) -> Sleep;
 }
 
 /// The machine's own clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
-#[async_trait]
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
@@ -38,8 +39,8 @@ impl Clock for SystemClock {
         Duration::new(seconds, nanos)
     }
 
-    async fn sleep(&self, duration: Duration) {
+    fn sleep(&self, duration: Duration) -> Sleep {
         // tokio's timer wheel ends after two years; nobody relies on one long sleep.
-        tokio::time::sleep(duration.min(Duration::from_secs(30 * 86_400))).await;
+        Box::pin(tokio::time::sleep(duration.min(Duration::from_secs(30 * 86_400))))
     }
 }

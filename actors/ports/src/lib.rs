@@ -16,7 +16,7 @@ pub mod vault;
 
 pub use admin::AdminService;
 pub use bus::{Address, Bus, BusError, Consumer, DeadLetter, Delivery, Message, Queue, Settlement};
-pub use clock::{Clock, SystemClock};
+pub use clock::{Clock, Sleep, SystemClock};
 pub use cloud::{Cloud, CloudError};
 pub use coordination::Coordination;
 pub use notifier::Notifier;

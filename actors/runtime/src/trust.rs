@@ -120,13 +120,12 @@ mod tests {
     use std::sync::Mutex;
     use std::time::Duration;
 
-    use async_trait::async_trait;
+    use reeve_ports::Sleep;
 
     use super::*;
 
     struct Hands(Mutex<(i64, u64)>);
 
-    #[async_trait]
     impl Clock for Hands {
         fn now(&self) -> Timestamp {
             Timestamp::from_millis(self.0.lock().unwrap().0)
@@ -134,7 +133,9 @@ mod tests {
         fn elapsed(&self) -> Duration {
             Duration::from_millis(self.0.lock().unwrap().1)
         }
-        async fn sleep(&self, _: Duration) {}
+        fn sleep(&self, _: Duration) -> Sleep {
+            Box::pin(std::future::ready(()))
+        }
     }
 
     impl Hands {

@@ -90,6 +90,21 @@ impl Client {
         Ok(())
     }
 
+    /// Waits until a queue is there: a node that has just started declares its own one after the other.
+    pub(crate) async fn until_declared(&self, queue: &str) -> Result<()> {
+        let began = SystemClock.elapsed();
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
+        loop {
+            // A question about a queue that is not there closes its channel.
+            let channel = self.connection.create_channel().await?;
+            if channel.queue_declare(short(queue)?, options, FieldTable::default()).await.is_ok() {
+                return Ok(());
+            }
+            ensure!(SystemClock.elapsed().saturating_sub(began) < PATIENCE, "{queue} is not declared");
+            tokio::time::sleep(POLL * 20).await;
+        }
+    }
+
     /// Puts messages into a queue, confirmed, in their order.
     pub(crate) async fn fill(&self, queue: &str, bodies: impl Iterator<Item = Vec<u8>>) -> Result<()> {
         let mut under_way = Vec::with_capacity(WINDOW);

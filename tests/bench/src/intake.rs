@@ -50,7 +50,7 @@ pub(crate) fn run(options: &Options) -> LocalBoxFuture<'_, Result<Vec<Figure>>> 
 
 async fn measure(options: Options) -> Result<Vec<Figure>> {
     let vms = options.pick(10_000, 500);
-    let ground = Ground::prepare(vms).await?;
+    let ground = Box::pin(Ground::prepare(vms)).await?;
     let contestants =
         vec![Contestant::new("reeve", || ground.reeve()), Contestant::new("bare consumer", || ground.bare())];
     let measured = alternate(options.pick(3, 1), 1, contestants).await?;
@@ -97,9 +97,10 @@ impl Ground {
         while view(&node).await?.outbox > 0 {
             tokio::time::sleep(POLL).await;
         }
+        let client = Client::connect(&site.rabbit.url()).await?;
+        client.until_declared(&names::intake_queue(&records::cloud())).await?;
         drop(node);
         site.stop_node().await?;
-        let client = Client::connect(&site.rabbit.url()).await?;
         client.declare_like_an_intake(BARE).await?;
         let at_us = Cell::new((now + AHEAD).as_millis() * 1000);
         let (site, nova) = (Mutex::new(site), Nova::read()?);

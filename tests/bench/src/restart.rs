@@ -4,7 +4,6 @@
 //! learns of it by the child's link, logs it, and starts the poller again, which then waits as pollers do: that wait is
 //! what ends the measurement. The panics go through the product's own hook and log, written to a file.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use futures::future::LocalBoxFuture;
 use reeve_nodes::config::LogSection;
-use reeve_ports::{AdminService, Clock};
+use reeve_ports::{AdminService, Clock, Sleep};
 use reeve_protocol::Timestamp;
 use reeve_protocol::admin::{AdminReply, AdminRequest, Principal};
 use serde_json::{Value, json};
@@ -70,11 +69,7 @@ impl Clock for Gate {
         SYSTEM.elapsed()
     }
 
-    fn sleep<'this, 'sleep>(&'this self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'sleep>>
-    where
-        'this: 'sleep,
-        Self: 'sleep,
-    {
+    fn sleep(&self, duration: Duration) -> Sleep {
         if duration == CHUNK {
             self.chunks.fetch_add(1, Ordering::Relaxed);
         } else if is_poller(duration) && *self.open.borrow() {

@@ -9,8 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use async_trait::async_trait;
-use reeve_ports::{Clock, SystemClock};
+use reeve_ports::{Clock, Sleep, SystemClock};
 use reeve_protocol::Timestamp;
 
 /// The machine's clock plus the offset in a file.
@@ -39,7 +38,6 @@ impl SteppedClock {
     }
 }
 
-#[async_trait]
 impl Clock for SteppedClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_millis(SystemClock.now().as_millis().saturating_add(self.offset_ms()))
@@ -49,8 +47,8 @@ impl Clock for SteppedClock {
         SystemClock.elapsed()
     }
 
-    async fn sleep(&self, duration: Duration) {
-        SystemClock.sleep(duration).await;
+    fn sleep(&self, duration: Duration) -> Sleep {
+        SystemClock.sleep(duration)
     }
 }
 

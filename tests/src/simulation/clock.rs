@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use reeve_ports::Clock;
+use reeve_ports::{Clock, Sleep};
 use reeve_protocol::Timestamp;
 
 /// When every simulation begins: 2026-01-05T00:00:00Z, a Monday.
@@ -49,7 +48,6 @@ impl SimClock {
     }
 }
 
-#[async_trait]
 impl Clock for SimClock {
     fn now(&self) -> Timestamp {
         BEGIN + self.lock().elapsed
@@ -59,21 +57,21 @@ impl Clock for SimClock {
         self.lock().elapsed
     }
 
-    async fn sleep(&self, duration: Duration) {
+    fn sleep(&self, duration: Duration) -> Sleep {
         // Whole milliseconds, rounded up: the resolution of a `Timestamp`.
         let rounded = Duration::from_millis(u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
         let until = self.elapsed().saturating_add(rounded);
-        Sleep { clock: self.clone(), until, timer: None }.await;
+        Box::pin(Asleep { clock: self.clone(), until, timer: None })
     }
 }
 
-struct Sleep {
+struct Asleep {
     clock: SimClock,
     until: Duration,
     timer: Option<u64>,
 }
 
-impl Future for Sleep {
+impl Future for Asleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
@@ -94,7 +92,7 @@ impl Future for Sleep {
     }
 }
 
-impl Drop for Sleep {
+impl Drop for Asleep {
     fn drop(&mut self) {
         if let Some(timer) = self.timer {
             self.clock.lock().timers.remove(&(self.until, timer));

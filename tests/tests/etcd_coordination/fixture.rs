@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use reeve_cluster::etcd::{EtcdCluster, EtcdConfig, EtcdError};
 use reeve_ports::conformance::coordination::CoordinationFixture;
-use reeve_ports::{Clock, Coordination, SystemClock};
+use reeve_ports::{Clock, Coordination, Sleep, SystemClock};
 use reeve_protocol::{Epoch, NodeId, ShardId, Timestamp};
 use reeve_tests::harness::{Etcd, Proxy};
 use tokio::sync::{OnceCell, watch};
@@ -50,7 +50,6 @@ impl TestClock {
     }
 }
 
-#[async_trait]
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_millis(SystemClock.now().as_millis() + self.ahead_ms.load(Ordering::SeqCst))
@@ -60,9 +59,13 @@ impl Clock for TestClock {
         SystemClock.elapsed()
     }
 
-    async fn sleep(&self, duration: Duration) {
-        SystemClock.sleep(duration).await;
-        self.stopped.subscribe().wait_for(|stopped| !*stopped).await.expect("the clock lives");
+    fn sleep(&self, duration: Duration) -> Sleep {
+        let mut stopped = self.stopped.subscribe();
+        Box::pin(async move {
+            SystemClock.sleep(duration).await;
+            // A clock that is gone stops nobody.
+            let _ = stopped.wait_for(|stopped| !*stopped).await;
+        })
     }
 }
 

@@ -126,11 +126,13 @@ pub(crate) struct FlakyBus {
     pub(crate) away: AtomicBool,
     /// How many publications failed.
     pub(crate) failed: AtomicU32,
+    /// The ids of the events that it took, those that came again as well: the embedded bus keeps each once.
+    pub(crate) taken: Mutex<Vec<String>>,
 }
 
 impl FlakyBus {
     pub(crate) fn new(inner: EmbeddedBus) -> Self {
-        Self { inner, away: AtomicBool::default(), failed: AtomicU32::default() }
+        Self { inner, away: AtomicBool::default(), failed: AtomicU32::default(), taken: Mutex::default() }
     }
 }
 
@@ -141,7 +143,10 @@ impl Bus for FlakyBus {
             self.failed.fetch_add(1, Ordering::SeqCst);
             return Err(BusError::Unavailable("told so".to_owned()));
         }
-        self.inner.publish(to, message).await
+        let id = message.message_id.clone().filter(|_| matches!(to, Address::Events(_)));
+        self.inner.publish(to, message).await?;
+        self.taken.lock().unwrap().extend(id);
+        Ok(())
     }
 
     async fn consume(&self, queue: &Queue, prefetch: u16) -> Result<Consumer, BusError> {

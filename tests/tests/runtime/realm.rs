@@ -14,7 +14,7 @@ use reeve_protocol::{NodeId, ShardId, Span, VmId};
 use reeve_runtime::{Adapters, Node, NodeConfig, NodeHandle, Ports, RuntimeConfig, Timeouts};
 
 use crate::council::{Council, Lines, Seat, Wires};
-use crate::faulty::FlakyStore;
+use crate::faulty::{FlakyBus, FlakyStore};
 use crate::world::{TestClock, cloud, command, drive, policies, until};
 
 pub(crate) const SHARDS: u16 = 4;
@@ -25,6 +25,8 @@ pub(crate) struct Member {
     pub(crate) handle: NodeHandle,
     /// The store as this node sees it.
     pub(crate) store: Arc<FlakyStore>,
+    /// The bus as this node sees it.
+    pub(crate) outward: Arc<FlakyBus>,
 }
 
 /// What a realm is made of.
@@ -82,9 +84,10 @@ impl Realm {
         let start = async |name: &str| {
             let id = NodeId::new(name).unwrap();
             let store = Arc::new(FlakyStore::new(EmbeddedStore::new(db.clone())));
+            let outward = Arc::new(FlakyBus::new(bus.clone()));
             let adapters = Adapters {
                 store: Arc::clone(&store) as Arc<dyn RecordStore>,
-                bus: Arc::new(bus.clone()) as Arc<dyn Bus>,
+                bus: Arc::clone(&outward) as Arc<dyn Bus>,
                 coordination: Arc::new(Seat::new(&council, &id)),
                 peers: Arc::new(Lines { me: id.clone(), wires: Arc::clone(&wires) }),
                 ports: ports.clone(),
@@ -100,7 +103,7 @@ impl Realm {
             let config = NodeConfig { node: id.clone(), cluster: "realm".to_owned(), runtime };
             let handle = Node::start(config, adapters).await.unwrap();
             wires.connect(&id, handle.clone());
-            Member { id, handle, store }
+            Member { id, handle, store, outward }
         };
         let (a, b) = (start("a").await, start("b").await);
         assert!(!b.handle.is_ready(), "nothing is planned yet");

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use reeve_cluster::embedded::{BusLimits, EmbeddedBus, EmbeddedCoordination, EmbeddedDb, EmbeddedStore};
 use reeve_drivers::{MemoryNotifier, OpendalVault, SimCloud, SimConfig};
 use reeve_lifecycle::policy::{HealthPolicy, LeasePolicy, Policy, RepairPolicy};
 use reeve_lifecycle::{Policies, policy};
-use reeve_ports::{Address, AdminService, Bus, Clock, Message, RecordStore, SystemClock};
+use reeve_ports::{Address, AdminService, Bus, Clock, Message, RecordStore, Sleep, SystemClock};
 use reeve_protocol::admin::{AdminReply, AdminRequest, VmView};
 use reeve_protocol::command::{Command, CommandKind, Requester};
 use reeve_protocol::event::CloudEvent;
@@ -63,7 +62,6 @@ impl TestClock {
     }
 }
 
-#[async_trait]
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
         let wall = self.wall_ms.load(Ordering::SeqCst);
@@ -75,8 +73,8 @@ impl Clock for TestClock {
         self.run() + Duration::from_millis(asleep)
     }
 
-    async fn sleep(&self, duration: Duration) {
-        tokio::time::sleep(duration / self.scale).await;
+    fn sleep(&self, duration: Duration) -> Sleep {
+        Box::pin(tokio::time::sleep(duration / self.scale))
     }
 }
 

@@ -10,6 +10,7 @@ use reeve_lifecycle::{EffectKey, Outcome};
 
 use super::ToVm;
 use super::link::ChildLink;
+use super::sleeping::staying;
 use crate::performer::{Job, TakeOutcome, Task};
 use crate::shared::Shared;
 
@@ -44,6 +45,10 @@ impl EffectWorker {
 
 impl Actor for EffectWorker {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        staying(ctx);
+    }
 }
 
 impl Handler<ToWorker> for EffectWorker {

@@ -12,13 +12,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
-use futures::future::{AbortHandle, abortable};
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message};
 use reeve_lifecycle::VmInput;
 use reeve_lifecycle::input::Reason;
+use reeve_ports::Sleep;
 use reeve_protocol::Timestamp;
 
 use super::link::ChildLink;
+use super::sleeping::{Sleeper, Sleeping};
 use super::{Envelope, ToVm};
 use crate::shared::Shared;
 
@@ -49,54 +50,59 @@ pub(super) struct LeaseTimer {
     link: ChildLink,
     deadline: Option<(Timestamp, Reason)>,
     fired: Option<Timestamp>,
-    sleep: Option<AbortHandle>,
+    sleep: Option<Sleep>,
 }
 
 impl LeaseTimer {
-    pub(super) fn new(shared: Arc<Shared>, link: ChildLink) -> Self {
-        Self { shared, link, deadline: None, fired: None, sleep: None }
+    /// A timer for this deadline.
+    pub(super) fn new(shared: Arc<Shared>, link: ChildLink, deadline: Option<(Timestamp, Reason)>) -> Self {
+        Self { shared, link, deadline, fired: None, sleep: None }
     }
 
     /// Sleeps until the deadline, or a chunk of the way.
-    fn sleep(&mut self, ctx: &mut Context<Self>) {
-        // Aborted rather than cancelled: an actix context that is ended with a cancelled future in it spins for ever.
-        if let Some(sleep) = self.sleep.take() {
-            sleep.abort();
-        }
+    fn rearm(&mut self) {
+        self.sleep = None;
         let Some((deadline, _)) = self.deadline else { return };
         let mut wait = deadline.since(self.shared.trust.now()).min(CHUNK);
         if self.fired == Some(deadline) {
             wait = wait.max(REPEAT);
         }
         if wait.is_zero() {
-            return self.wake(ctx);
+            return self.wake();
         }
-        let clock = Arc::clone(&self.shared.clock);
-        let (sleep, handle) = abortable(async move { clock.sleep(wait).await });
-        self.sleep = Some(handle);
-        ctx.spawn(sleep.into_actor(self).map(|slept, timer, ctx| {
-            if slept.is_ok() {
-                timer.wake(ctx);
-            }
-        }));
+        self.sleep = Some(self.shared.clock.sleep(wait));
     }
 
-    fn wake(&mut self, ctx: &mut Context<Self>) {
-        self.sleep = None;
+    fn wake(&mut self) {
         let Some((deadline, reason)) = self.deadline else { return };
         if self.shared.trust.now() < deadline {
-            return self.sleep(ctx);
+            return self.rearm();
         }
         tracing::debug!(?reason, %deadline, "a deadline has come");
         self.fired = Some(deadline);
         self.link.offer(ToVm::Input(Box::new(Envelope::new(VmInput::Tick, None))));
         // If it is lost or the supervisor is busy, it is told again.
-        self.sleep(ctx);
+        self.rearm();
     }
 }
 
 impl Actor for LeaseTimer {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        self.rearm();
+        ctx.spawn(Sleeping);
+    }
+}
+
+impl Sleeper for LeaseTimer {
+    fn awaited(&mut self) -> &mut Option<Sleep> {
+        &mut self.sleep
+    }
+
+    fn woken(&mut self) {
+        self.wake();
+    }
 }
 
 impl Handler<ToTimer> for LeaseTimer {
@@ -106,9 +112,9 @@ impl Handler<ToTimer> for LeaseTimer {
         match message {
             ToTimer::Arm(deadline) => {
                 self.deadline = deadline;
-                self.sleep(ctx);
+                self.rearm();
             }
-            ToTimer::Rearm => self.sleep(ctx),
+            ToTimer::Rearm => self.rearm(),
             ToTimer::Kill => ctx.stop(),
             ToTimer::Halt => {
                 self.link.disarm();

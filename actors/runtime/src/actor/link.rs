@@ -6,7 +6,7 @@ use std::sync::Arc;
 use reeve_protocol::VmId;
 use reeve_protocol::event::Child;
 
-use super::{ToVm, VmOwner, WeakVmHandle};
+use super::{ShardTerm, ToVm, VmHandle};
 
 /// How a supervisor ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,40 +33,45 @@ pub(crate) enum End {
 
 /// The link of a supervisor to the owner of its shard.
 pub(crate) struct VmLink {
-    owner: Arc<dyn VmOwner>,
+    term: Arc<ShardTerm>,
     vm: VmId,
     incarnation: u64,
-    end: End,
+    /// Nothing while there is no word of an end.
+    end: Option<Box<End>>,
 }
 
 impl VmLink {
-    pub(crate) fn new(owner: Arc<dyn VmOwner>, vm: VmId, incarnation: u64) -> Self {
-        Self { owner, vm, incarnation, end: End::Lost }
+    pub(crate) fn new(term: Arc<ShardTerm>, vm: VmId, incarnation: u64) -> Self {
+        Self { term, vm, incarnation, end: None }
     }
 
     /// What is told when the supervisor ends now.
     pub(super) fn ending(&mut self, end: End) {
-        self.end = end;
+        self.end = Some(Box::new(end));
     }
 }
 
 impl Drop for VmLink {
     fn drop(&mut self) {
-        let end = if std::thread::panicking() { End::Panicked } else { std::mem::replace(&mut self.end, End::Lost) };
-        self.owner.down(self.vm, self.incarnation, end);
+        let end = match self.end.take() {
+            _ if std::thread::panicking() => End::Panicked,
+            Some(end) => *end,
+            None => End::Lost,
+        };
+        self.term.owner.down(self.vm, self.incarnation, end);
     }
 }
 
 /// The link of a child to its supervisor.
 pub(super) struct ChildLink {
-    supervisor: WeakVmHandle,
+    supervisor: VmHandle,
     child: Child,
     incarnation: u32,
     armed: bool,
 }
 
 impl ChildLink {
-    pub(super) fn new(supervisor: WeakVmHandle, child: Child, incarnation: u32) -> Self {
+    pub(super) fn new(supervisor: VmHandle, child: Child, incarnation: u32) -> Self {
         Self { supervisor, child, incarnation, armed: true }
     }
 
@@ -75,20 +80,21 @@ impl ChildLink {
         self.armed = false;
     }
 
+    /// A way to the supervisor.
+    pub(super) fn supervisor(&self) -> VmHandle {
+        self.supervisor.clone()
+    }
+
     /// Tells the supervisor something that comes again by itself, unless its mailbox is full: while it waits for the
     /// store, wake-ups and probes must not pile up.
     pub(super) fn offer(&self, message: ToVm) {
-        if let Some(supervisor) = self.supervisor.upgrade() {
-            // Full or gone: it is told again, or nobody needs to know.
-            let _ = supervisor.offer(message);
-        }
+        // Full or gone: it is told again, or nobody needs to know.
+        let _ = self.supervisor.offer(message);
     }
 
     /// Tells the supervisor something, if it is still there.
     pub(super) fn tell(&self, message: ToVm) {
-        if let Some(supervisor) = self.supervisor.upgrade() {
-            supervisor.send(message);
-        }
+        self.supervisor.send(message);
     }
 }
 

@@ -17,6 +17,8 @@ mod intensity;
 mod lease_timer;
 mod link;
 mod poller;
+mod seldom;
+mod sleeping;
 mod supervisor;
 mod system;
 
@@ -24,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use actix::{Actor, Addr, Message, WeakAddr};
+use actix::{Actor, Message, WeakAddr};
 use bytes::Bytes;
 use reeve_lifecycle::record::Hold;
 use reeve_lifecycle::{EffectKey, Outcome, Verdict, VmInput, VmRecord};
@@ -171,6 +173,9 @@ impl Message for ToVm {
     type Result = ();
 }
 
+/// How many messages are on their way to a supervisor before what comes again by itself is turned away.
+const MAX_OFFERED: u32 = 16;
+
 /// How many messages are on their way to a supervisor.
 #[derive(Clone, Default)]
 struct Depth(Arc<AtomicU32>);
@@ -189,42 +194,29 @@ impl Depth {
     }
 }
 
-/// A way to a supervisor.
+/// A way to a supervisor. It does not keep it.
 #[derive(Clone)]
 pub(crate) struct VmHandle {
-    address: Addr<supervisor::VmSupervisor>,
-    depth: Depth,
-}
-
-/// A way to a supervisor that does not keep it.
-#[derive(Clone)]
-struct WeakVmHandle {
     address: WeakAddr<supervisor::VmSupervisor>,
     depth: Depth,
 }
 
-impl WeakVmHandle {
-    fn upgrade(&self) -> Option<VmHandle> {
-        let address = self.address.upgrade()?;
-        Some(VmHandle { address, depth: self.depth.clone() })
-    }
-}
-
 impl VmHandle {
-    /// Sends without a bound; for those whose own work is bounded.
+    /// Sends without a bound; for those whose own work is bounded. Dropped, when the supervisor has ended.
     pub(crate) fn send(&self, message: ToVm) {
-        self.depth.sent();
-        self.address.do_send(message);
+        if let Some(address) = self.address.upgrade() {
+            self.depth.sent();
+            address.do_send(message);
+        }
     }
 
-    /// Sends unless the mailbox is full; gives up then.
+    /// Sends unless much waits already; gives up then.
     pub(crate) fn offer(&self, message: ToVm) -> bool {
-        self.depth.sent();
-        let taken = self.address.try_send(message).is_ok();
-        if !taken {
-            self.depth.received();
+        let has_room = self.depth.now() < MAX_OFFERED;
+        if has_room {
+            self.send(message);
         }
-        taken
+        has_room
     }
 
     /// What this function makes of the record; `None` when the supervisor has ended.
@@ -274,12 +266,25 @@ pub(crate) fn spawn_vm(
         };
         supervisor::VmSupervisor::new(term, record, link, received)
     });
-    OwnedVm(VmHandle { address, depth })
+    OwnedVm(VmHandle { address: address.downgrade(), depth })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_comes_again_by_itself_is_turned_away_by_a_full_mailbox() {
+        let unread = actix::Context::<supervisor::VmSupervisor>::new();
+        let handle = VmHandle { address: actix::AsyncContext::address(&unread).downgrade(), depth: Depth::default() };
+        let taken = (0..20).filter(|_| handle.offer(ToVm::Rearm)).count();
+        assert_eq!(taken, MAX_OFFERED as usize);
+        handle.send(ToVm::Rearm);
+        assert_eq!(handle.depth.now(), MAX_OFFERED + 1);
+        handle.depth.received();
+        handle.depth.received();
+        assert!(handle.offer(ToVm::Rearm) && !handle.offer(ToVm::Rearm));
+    }
 
     #[test]
     fn only_an_input_that_was_being_decided_leaves_its_sender_without_an_answer() {

@@ -7,16 +7,16 @@
 //! It is told everything by the supervisor, judges nothing and exists only while the VM's health is judged.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message};
 use reeve_lifecycle::policy::ProbeKind;
 use reeve_lifecycle::record::{Health, Presence};
 use reeve_lifecycle::{ProbeVerdict, VmInput, VmRecord};
-use reeve_ports::Freshness;
-use reeve_protocol::{CloudName, HostName, VmId};
+use reeve_ports::{Freshness, Sleep};
+use reeve_protocol::{CloudName, HostName, Span, VmId};
 
 use super::link::ChildLink;
+use super::sleeping::{Sleeper, Sleeping};
 use super::{Envelope, ToVm};
 use crate::perform::wait::within;
 use crate::shared::Shared;
@@ -28,8 +28,8 @@ pub(super) struct Target {
     cloud: CloudName,
     host: Option<HostName>,
     kind: ProbeKind,
-    interval: Duration,
-    timeout: Duration,
+    interval: Span,
+    timeout: Span,
     /// Whether it is known to be well.
     up: bool,
 }
@@ -46,15 +46,15 @@ impl Target {
             cloud: record.cloud.clone(),
             host: record.facts.host.clone(),
             kind: health.probe,
-            interval: health.interval.duration(),
-            timeout: health.timeout.duration(),
+            interval: health.interval,
+            timeout: health.timeout,
             up: record.health == Health::Up,
         })
     }
 
     /// Misses and answers are counted, so each of them is a look of its own. That a VM is well may be seen with others.
     const fn freshness(&self) -> Freshness {
-        if self.up { Freshness::Within(self.interval) } else { Freshness::Now }
+        if self.up { Freshness::Within(self.interval.duration()) } else { Freshness::Now }
     }
 
     /// Evenly spread over `0..1` by the VM's id and the number of the probe, so that a fleet that starts at once does
@@ -83,38 +83,47 @@ impl Message for ToPoller {
     type Result = ();
 }
 
+/// What the poller is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It waits for the next probe.
+    Waiting,
+    /// It awaits an answer.
+    Probing,
+}
+
 /// The poller.
 pub(super) struct Poller {
     shared: Arc<Shared>,
     link: ChildLink,
     target: Box<Target>,
     probes: u32,
+    stage: Stage,
+    /// The wait, or the probe that is under way.
+    awaited: Option<Sleep>,
 }
 
 impl Poller {
     pub(super) fn new(shared: Arc<Shared>, link: ChildLink, target: Box<Target>) -> Self {
-        Self { shared, link, target, probes: 0 }
+        Self { shared, link, target, probes: 0, stage: Stage::Waiting, awaited: None }
     }
 
-    fn wait(&mut self, ctx: &mut Context<Self>) {
+    fn wait(&mut self) {
         let spread = self.target.spread(self.probes);
         let share = if self.probes == 0 { spread } else { 0.9 + 0.2 * spread };
         self.probes = self.probes.wrapping_add(1).max(1);
-        let pause = self.target.interval.mul_f64(share);
-        let clock = Arc::clone(&self.shared.clock);
-        let sleep = async move { clock.sleep(pause).await };
-        ctx.spawn(sleep.into_actor(self).map(|(), poller, ctx| poller.probe(ctx)));
+        let pause = self.target.interval.duration().mul_f64(share);
+        self.stage = Stage::Waiting;
+        self.awaited = Some(self.shared.clock.sleep(pause));
     }
 
-    fn probe(&mut self, ctx: &mut Context<Self>) {
-        let target = self.target.clone();
-        let shared = Arc::clone(&self.shared);
-        let kind = target.kind;
-        let probing = async move { ask(&shared, &target).await };
-        ctx.spawn(probing.into_actor(self).map(move |verdict, poller, ctx| {
-            let input = VmInput::Probed { probe: kind, verdict };
-            poller.link.offer(ToVm::Input(Box::new(Envelope::new(input, None))));
-            poller.wait(ctx);
+    fn probe(&mut self) {
+        let (shared, target, supervisor) = (Arc::clone(&self.shared), self.target.clone(), self.link.supervisor());
+        self.stage = Stage::Probing;
+        self.awaited = Some(Box::pin(async move {
+            let input = VmInput::Probed { probe: target.kind, verdict: ask(&shared, &target).await };
+            // Full or gone: the next probe tells more.
+            let _ = supervisor.offer(ToVm::Input(Box::new(Envelope::new(input, None))));
         }));
     }
 }
@@ -123,9 +132,10 @@ async fn ask(shared: &Shared, target: &Target) -> ProbeVerdict {
     let Some(probe) = shared.ports.probe.get(&target.cloud) else {
         return ProbeVerdict::Inconclusive { why: format!("cloud {} has no probe on this node", target.cloud) };
     };
-    let asking = probe.probe(target.vm, target.host.as_ref(), target.kind, target.freshness(), target.timeout);
+    let timeout = target.timeout.duration();
+    let asking = probe.probe(target.vm, target.host.as_ref(), target.kind, target.freshness(), timeout);
     // A probe keeps its own time; one that does not is no reason to believe that the VM is down.
-    let limit = target.timeout + shared.ports.timeouts.call;
+    let limit = timeout + shared.ports.timeouts.call;
     match within(shared.clock.as_ref(), limit, asking).await {
         Some(verdict) => verdict,
         None => ProbeVerdict::Inconclusive { why: "the probe did not end".to_owned() },
@@ -136,7 +146,21 @@ impl Actor for Poller {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        self.wait(ctx);
+        self.wait();
+        ctx.spawn(Sleeping);
+    }
+}
+
+impl Sleeper for Poller {
+    fn awaited(&mut self) -> &mut Option<Sleep> {
+        &mut self.awaited
+    }
+
+    fn woken(&mut self) {
+        match self.stage {
+            Stage::Waiting => self.probe(),
+            Stage::Probing => self.wait(),
+        }
     }
 }
 

@@ -180,7 +180,7 @@ mod tests {
     use std::pin::pin;
     use std::task::{Context, Waker};
 
-    use async_trait::async_trait;
+    use reeve_ports::Sleep;
     use reeve_protocol::Timestamp;
     use tokio::sync::oneshot;
 
@@ -188,9 +188,8 @@ mod tests {
 
     /// A clock whose sleeps end when told.
     #[derive(Default)]
-    struct Standing(Notify);
+    struct Standing(Arc<Notify>);
 
-    #[async_trait]
     impl Clock for Standing {
         fn now(&self) -> Timestamp {
             Timestamp::EPOCH
@@ -200,8 +199,9 @@ mod tests {
             Duration::ZERO
         }
 
-        async fn sleep(&self, _: Duration) {
-            self.0.notified().await;
+        fn sleep(&self, _: Duration) -> Sleep {
+            let told = Arc::clone(&self.0);
+            Box::pin(async move { told.notified().await })
         }
     }
 

@@ -10,10 +10,9 @@ mod store;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use reeve_ports::store::{Change, Write};
-use reeve_ports::{Clock, Message};
+use reeve_ports::{Clock, Message, Sleep};
 use reeve_protocol::{Generation, Timestamp, VmId};
 use uuid::Uuid;
 
@@ -24,7 +23,6 @@ const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 /// A clock whose wall time stands still.
 struct StillClock;
 
-#[async_trait]
 impl Clock for StillClock {
     fn now(&self) -> Timestamp {
         NOW
@@ -34,8 +32,8 @@ impl Clock for StillClock {
         Duration::ZERO
     }
 
-    async fn sleep(&self, duration: Duration) {
-        tokio::time::sleep(duration).await;
+    fn sleep(&self, duration: Duration) -> Sleep {
+        Box::pin(tokio::time::sleep(duration))
     }
 }
 

@@ -1,6 +1,5 @@
 //! The clock, the probe, the bus and the ownership of a measured node.
 
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use reeve_lifecycle::policy::ProbeKind;
 use reeve_ports::bus::{Nothing, PastEvent};
 use reeve_ports::coordination::CoordinationError;
 use reeve_ports::{
-    Address, Bus, BusError, Clock, Consumer, Coordination, DeadLetter, Freshness, GuestProbe, Message, Queue,
+    Address, Bus, BusError, Clock, Consumer, Coordination, DeadLetter, Freshness, GuestProbe, Message, Queue, Sleep,
     SystemClock,
 };
 use reeve_protocol::{Epoch, HostName, ShardId, Timestamp, VmId};
@@ -50,12 +49,7 @@ impl Clock for CountingClock {
         if self.speed == 1 { SystemClock.elapsed() } else { self.began.1 + self.gone() }
     }
 
-    // By hand, because a future around the system's would be a second box for each sleeper.
-    fn sleep<'this, 'sleep>(&'this self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'sleep>>
-    where
-        'this: 'sleep,
-        Self: 'sleep,
-    {
+    fn sleep(&self, duration: Duration) -> Sleep {
         let counter = if duration == CHUNK { &self.chunks } else { &self.shorter };
         counter.fetch_add(1, Ordering::Relaxed);
         SYSTEM.sleep(duration / self.speed)

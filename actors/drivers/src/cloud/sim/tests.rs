@@ -14,7 +14,7 @@ use reeve_lifecycle::effect::ProbeVerdict;
 use reeve_lifecycle::policy::ProbeKind;
 use reeve_ports::conformance::cloud::CloudFixture;
 use reeve_ports::conformance::probe::ProbeFixture;
-use reeve_ports::{Cloud, Freshness, GuestProbe};
+use reeve_ports::{Cloud, Freshness, GuestProbe, Sleep};
 use reeve_protocol::{HostName, ProjectId, Span, UserId};
 
 use super::*;
@@ -33,7 +33,6 @@ impl SteppedClock {
     }
 }
 
-#[async_trait]
 impl Clock for SteppedClock {
     fn now(&self) -> Timestamp {
         *self.0.lock().unwrap()
@@ -43,8 +42,9 @@ impl Clock for SteppedClock {
         self.now().since(Timestamp::EPOCH)
     }
 
-    async fn sleep(&self, duration: Duration) {
+    fn sleep(&self, duration: Duration) -> Sleep {
         self.step(duration);
+        Box::pin(std::future::ready(()))
     }
 }
 

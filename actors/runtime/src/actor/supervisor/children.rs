@@ -6,8 +6,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, WrapFuture};
-use reeve_lifecycle::{PendingEffect, VmInput, VmRecord, Worker, next_deadline};
+use actix::dev::ToEnvelope;
+use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, WeakAddr, WrapFuture};
+use reeve_lifecycle::{EffectKey, PendingEffect, VmInput, VmRecord, Worker, next_deadline};
 use reeve_protocol::Timestamp;
 use reeve_protocol::admin::ActorView;
 use reeve_protocol::event::{Alert, Child};
@@ -18,25 +19,55 @@ use crate::actor::intensity::{Intensity, Limit};
 use crate::actor::lease_timer::{LeaseTimer, ToTimer};
 use crate::actor::link::ChildLink;
 use crate::actor::poller::{Poller, Target, ToPoller};
+use crate::actor::seldom::{Blank, Seldom};
 use crate::actor::{ToVm, Told};
 use crate::perform::EffectContext;
 use crate::performer::Job;
 
 /// A child that runs.
 pub(super) struct Running<A: Actor> {
-    address: Addr<A>,
+    address: WeakAddr<A>,
     incarnation: u32,
     since: Timestamp,
 }
 
-/// The children of a supervisor. What counts restarts is made when the first is needed.
+impl<A: Actor> Running<A> {
+    /// Tells it, if it still lives.
+    fn tell<M>(&self, message: M)
+    where
+        M: Message<Result = ()> + Send + 'static,
+        A: Handler<M>,
+        A::Context: ToEnvelope<A, M>,
+    {
+        if let Some(address) = self.address.upgrade() {
+            address.do_send(message);
+        }
+    }
+}
+
+/// The children of a supervisor.
 #[derive(Default)]
 pub(super) struct Children {
     timer: Option<Running<LeaseTimer>>,
     poller: Option<Running<Poller>>,
-    workers: Vec<(Child, Running<EffectWorker>)>,
     incarnations: u32,
+    few: Seldom<Few>,
+}
+
+/// What few supervisors have: children that work, and children that ended by themselves.
+#[derive(Default)]
+pub(super) struct Few {
+    workers: Vec<(Child, Running<EffectWorker>)>,
     troubles: Vec<Trouble>,
+}
+
+impl Blank for Few {
+    const BLANK: &'static Self = &Self { workers: Vec::new(), troubles: Vec::new() };
+
+    fn is_blank(&self) -> bool {
+        let Self { workers, troubles } = self;
+        workers.is_empty() && troubles.is_empty()
+    }
 }
 
 /// The restarts of one child.
@@ -73,7 +104,7 @@ impl Children {
             Child::LeaseTimer => self.timer.as_ref().map(|running| running.incarnation),
             Child::Poller => self.poller.as_ref().map(|running| running.incarnation),
             Child::Repairer | Child::BackupWorker | Child::ActionWorker => {
-                self.workers.iter().find(|(role, _)| *role == child).map(|(_, running)| running.incarnation)
+                self.few.workers.iter().find(|(role, _)| *role == child).map(|(_, running)| running.incarnation)
             }
         }
     }
@@ -83,21 +114,25 @@ impl Children {
             Child::LeaseTimer => self.timer = None,
             Child::Poller => self.poller = None,
             Child::Repairer | Child::BackupWorker | Child::ActionWorker => {
-                self.workers.retain(|(role, _)| *role != child);
+                if let Some(few) = self.few.any() {
+                    few.workers.retain(|(role, _)| *role != child);
+                }
+                self.few.rest();
             }
         }
     }
 
     fn trouble(&mut self, child: Child) -> &mut Trouble {
-        let at = self.troubles.iter().position(|trouble| trouble.child == child).unwrap_or_else(|| {
-            self.troubles.push(Trouble { child, restarts: 0, intensity: Intensity::default(), waiting: false });
-            self.troubles.len() - 1
+        let troubles = &mut self.few.troubles;
+        let at = troubles.iter().position(|trouble| trouble.child == child).unwrap_or_else(|| {
+            troubles.push(Trouble { child, restarts: 0, intensity: Intensity::default(), waiting: false });
+            troubles.len() - 1
         });
-        &mut self.troubles[at]
+        &mut troubles[at]
     }
 
     fn waits(&self, child: Child) -> bool {
-        self.troubles.iter().any(|trouble| trouble.child == child && trouble.waiting)
+        self.few.troubles.iter().any(|trouble| trouble.child == child && trouble.waiting)
     }
 
     /// Ends a child, as if by a fault (`kill`) or in order.
@@ -105,17 +140,17 @@ impl Children {
         match child {
             Child::LeaseTimer => {
                 if let Some(timer) = &self.timer {
-                    timer.address.do_send(if kill { ToTimer::Kill } else { ToTimer::Halt });
+                    timer.tell(if kill { ToTimer::Kill } else { ToTimer::Halt });
                 }
             }
             Child::Poller => {
                 if let Some(poller) = &self.poller {
-                    poller.address.do_send(if kill { ToPoller::Kill } else { ToPoller::Halt });
+                    poller.tell(if kill { ToPoller::Kill } else { ToPoller::Halt });
                 }
             }
             Child::Repairer | Child::BackupWorker | Child::ActionWorker => {
-                if let Some((_, worker)) = self.workers.iter().find(|(role, _)| *role == child) {
-                    worker.address.do_send(if kill { ToWorker::Kill } else { ToWorker::Halt });
+                if let Some((_, worker)) = self.few.workers.iter().find(|(role, _)| *role == child) {
+                    worker.tell(if kill { ToWorker::Kill } else { ToWorker::Halt });
                 }
             }
         }
@@ -136,28 +171,30 @@ const ALL: [Child; 5] = [Child::LeaseTimer, Child::Poller, Child::Repairer, Chil
 impl VmSupervisor {
     fn link(&mut self, child: Child, ctx: &Context<Self>) -> ChildLink {
         self.children.incarnations += 1;
-        ChildLink::new(self.weak_handle(ctx), child, self.children.incarnations)
+        ChildLink::new(self.handle_of(ctx), child, self.children.incarnations)
     }
 
-    fn running<A: Actor>(&self, address: Addr<A>) -> Running<A> {
-        Running { address, incarnation: self.children.incarnations, since: self.term.shared.clock.now() }
+    fn running<A: Actor>(&self, address: &Addr<A>) -> Running<A> {
+        Running {
+            address: address.downgrade(),
+            incarnation: self.children.incarnations,
+            since: self.term.shared.clock.now(),
+        }
     }
 
     /// Tells the timer the next deadline.
     pub(super) fn arm(&mut self, ctx: &Context<Self>) {
-        if self.children.timer.is_none() {
-            if self.children.waits(Child::LeaseTimer) {
-                return;
+        let now = self.term.shared.trust.now();
+        // Its slot wakes what was missed.
+        let deadline = next_deadline(&self.record).filter(|(at, _)| *at > now || !self.waits_for_slot());
+        match &self.children.timer {
+            Some(timer) => timer.tell(ToTimer::Arm(deadline)),
+            None if self.children.waits(Child::LeaseTimer) => {}
+            None => {
+                let link = self.link(Child::LeaseTimer, ctx);
+                let timer = LeaseTimer::new(Arc::clone(&self.term.shared), link, deadline).start();
+                self.children.timer = Some(self.running(&timer));
             }
-            let timer = LeaseTimer::new(Arc::clone(&self.term.shared), self.link(Child::LeaseTimer, ctx)).start();
-            self.children.timer = Some(self.running(timer));
-        }
-        if let Some(timer) = &self.children.timer {
-            let deadline = next_deadline(&self.record);
-            let now = self.term.shared.trust.now();
-            // Its slot wakes what was missed.
-            let deadline = deadline.filter(|(at, _)| *at > now || !self.waits_for_slot());
-            timer.address.do_send(ToTimer::Arm(deadline));
         }
     }
 
@@ -169,14 +206,14 @@ impl VmSupervisor {
             (None, None) => {}
             (Some(target), Some(poller)) => {
                 if before.and_then(Target::of).as_ref() != Some(&target) {
-                    poller.address.do_send(ToPoller::Retarget(Box::new(target)));
+                    poller.tell(ToPoller::Retarget(Box::new(target)));
                 }
             }
             (Some(target), None) => {
                 if !self.children.waits(Child::Poller) {
                     let link = self.link(Child::Poller, ctx);
                     let poller = Poller::new(Arc::clone(&self.term.shared), link, Box::new(target)).start();
-                    self.children.poller = Some(self.running(poller));
+                    self.children.poller = Some(self.running(&poller));
                 }
             }
         }
@@ -185,7 +222,7 @@ impl VmSupervisor {
     /// Hands effects to their workers. One that runs is not handed out again.
     pub(super) fn dispatch(&mut self, effects: Vec<PendingEffect>, ctx: &Context<Self>) {
         for pending in effects {
-            if self.running.iter().any(|(key, _)| *key == pending.key) {
+            if self.queues.running.iter().any(|(key, _)| *key == pending.key) {
                 continue;
             }
             let child = child_of(pending.effect.worker());
@@ -196,22 +233,29 @@ impl VmSupervisor {
             if self.children.incarnation(child).is_none() {
                 let link = self.link(child, ctx);
                 let worker = EffectWorker::new(Arc::clone(&self.term.shared), link).start();
-                let running = self.running(worker);
-                self.children.workers.push((child, running));
+                let running = self.running(&worker);
+                self.children.few.workers.push((child, running));
             }
-            self.running.push((pending.key, child));
+            self.queues.running.push((pending.key, child));
             let ownership = Arc::clone(&self.term.ownership);
             let context = EffectContext::new(&self.record, &pending.effect, ownership);
-            if let Some((_, worker)) = self.children.workers.iter().find(|(role, _)| *role == child) {
-                worker.address.do_send(ToWorker::Perform(Box::new(Job { context, pending })));
+            if let Some((_, worker)) = self.children.few.workers.iter().find(|(role, _)| *role == child) {
+                worker.tell(ToWorker::Perform(Box::new(Job { context, pending })));
             }
+        }
+    }
+
+    /// Of the effects that are being performed only these still are.
+    pub(super) fn not_running(&mut self, still: impl Fn(&(EffectKey, Child)) -> bool) {
+        if let Some(queues) = self.queues.any() {
+            queues.running.retain(still);
         }
     }
 
     /// Ends the workers that have nothing to do.
     pub(super) fn rest(&mut self) {
         for child in [Child::Repairer, Child::BackupWorker, Child::ActionWorker] {
-            let busy = self.running.iter().any(|(_, role)| *role == child);
+            let busy = self.queues.running.iter().any(|(_, role)| *role == child);
             if !busy && self.children.incarnation(child).is_some() {
                 self.stop_child(child);
             }
@@ -236,17 +280,20 @@ impl VmSupervisor {
             return;
         }
         self.children.remove(child);
-        self.running.retain(|(_, role)| *role != child);
+        self.not_running(|(_, role)| *role != child);
         let shared = Arc::clone(&self.term.shared);
         shared.counters.child_restarts.fetch_add(1, Ordering::Relaxed);
         let elapsed = shared.clock.elapsed();
         let trouble = self.children.trouble(child);
         trouble.restarts += 1;
-        trouble.waiting = true;
         let attempt = trouble.intensity.ended(Limit::VM, elapsed);
+        trouble.waiting = !attempt.wait.is_zero();
         tracing::warn!(vm = %self.record.vm, child = name(child), wait = ?attempt.wait, "a child ended; it is restarted");
         if attempt.exhausted {
             self.input_later(VmInput::ChildExhausted(child), ctx);
+        }
+        if attempt.wait.is_zero() {
+            return self.child_again(child, ctx);
         }
         self.after(attempt.wait, ToVm::ChildAgain(child), ctx);
     }
@@ -261,7 +308,10 @@ impl VmSupervisor {
                 self.recover(|pending| child_of(pending.effect.worker()) == child, ctx);
             }
         }
-        self.recovered_later(child, ctx);
+        // One that is not exhausted has nothing to recover from, and an alert of the predecessor's is looked at from the start.
+        if self.children.trouble(child).intensity.is_exhausted() {
+            self.recovered_later(child, ctx);
+        }
     }
 
     /// Ends the alert after a quiet window, if no child is in trouble then.
@@ -273,7 +323,7 @@ impl VmSupervisor {
             // The alert may be a predecessor's: then no trouble of this supervisor's stands for it.
             let _ = supervisor.children.trouble(child).intensity.recovers(Limit::VM, elapsed);
             let is_open = supervisor.record.alerts.contains(&Alert::SupervisionExhausted);
-            if is_open && !supervisor.children.troubles.iter().any(|trouble| trouble.intensity.is_exhausted()) {
+            if is_open && !supervisor.children.few.troubles.iter().any(|trouble| trouble.intensity.is_exhausted()) {
                 supervisor.input_later(VmInput::ChildRecovered(child), ctx);
             }
         }));
@@ -294,14 +344,14 @@ impl VmSupervisor {
             return Told::NoSuchChild;
         }
         self.stop_child(child);
-        self.running.retain(|(_, role)| *role != child);
+        self.not_running(|(_, role)| *role != child);
         self.children.trouble(child).restarts += 1;
         self.child_again(child, ctx);
         Told::Yes
     }
 
     pub(super) fn rearm(&self) {
-        self.children.timer.iter().for_each(|timer| timer.address.do_send(ToTimer::Rearm));
+        self.children.timer.iter().for_each(|timer| timer.tell(ToTimer::Rearm));
     }
 
     fn state(&self) -> String {
@@ -314,7 +364,7 @@ impl VmSupervisor {
         let view = |child: Child, state: String, since: Timestamp| ActorView {
             name: name(child).to_owned(),
             state,
-            restarts: self.children.troubles.iter().find(|one| one.child == child).map_or(0, |one| one.restarts),
+            restarts: self.children.few.troubles.iter().find(|one| one.child == child).map_or(0, |one| one.restarts),
             since,
             mailbox: None,
             children: Vec::new(),
@@ -330,8 +380,8 @@ impl VmSupervisor {
         if let Some(poller) = &self.children.poller {
             children.push(view(Child::Poller, "polling".to_owned(), poller.since));
         }
-        for (child, worker) in &self.children.workers {
-            let busy = self.running.iter().filter(|(_, role)| role == child).count();
+        for (child, worker) in &self.children.few.workers {
+            let busy = self.queues.running.iter().filter(|(_, role)| role == child).count();
             children.push(view(*child, format!("{busy} effects"), worker.since));
         }
         ActorView {

@@ -60,7 +60,9 @@ impl VmSupervisor {
             self.arm(ctx);
         }
         // There may be room now: what waited is decided before anything in the mailbox, in its order.
-        self.next.extend(self.held.drain(..));
+        if let Some(queues) = self.queues.any() {
+            queues.next.append(&mut queues.held);
+        }
         self.proceed(ctx);
     }
 
@@ -144,7 +146,7 @@ impl VmSupervisor {
     /// Ends with what was confirmed while a commit was awaited. One batch of events is on its way at most, and no other is
     /// announced.
     fn finish_confirmed(&mut self, ctx: &mut Context<Self>) {
-        while let Some(message) = self.later.pop_front() {
+        while let Some(message) = self.queues.any().and_then(|queues| queues.later.pop_front()) {
             if let ToVm::Published { through } = message {
                 self.strike(through);
             }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! read from the store ─► Stored, open ─ rest ─► Stored ─ rest ─► Packed ─ looked at ─► Packed, open ─ rest ─► Packed
-//!            decided anew ─► Open ─ rest ─► Rested ─ rest, idle ────┘
+//!   decided anew, events out ─► Open ─ rest ─► Rested ─ rest, idle ─┘
 //! ```
 //!
 //! Of a million VMs nearly all are idle at any time, and an open record takes several times the bytes of a packed one:

@@ -1,7 +1,7 @@
 //! The mailbox of a supervisor: what is served at once, what waits for a commit, what waits for the slot of a cold start.
 //!
 //! ```text
-//! look, tree, kill, halt ─► at once, whatever is awaited
+//! look, tree, kill, halt ─► at once, whatever is awaited; after a halt only what the bus has confirmed is heard
 //! the rest ─ a commit is awaited ─► later, in its order (what comes again by itself is turned away past a bound)
 //!     └─ missed things wait for their slot ─► later, or turned away; people and clouds are heard
 //! ```
@@ -83,9 +83,9 @@ impl Handler<ToVm> for VmSupervisor {
             | ToVm::ChildDown { .. }) => match self.stage {
                 Stage::Free if self.waits_for_slot() => self.serve_early(later, ctx),
                 Stage::Free => self.serve(later, ctx),
-                Stage::Committing if self.later.len() >= MAX_LATER && comes_again(&later) => turn_away(later),
-                Stage::Committing => self.later.push_back(later),
-                Stage::Halting if is_confirm(&later) => self.later.push_back(later),
+                Stage::Committing if self.queues.later.len() >= MAX_LATER && comes_again(&later) => turn_away(later),
+                Stage::Committing => self.queues.later.push_back(later),
+                Stage::Halting if is_confirm(&later) => self.queues.later.push_back(later),
                 // Dropped: whoever waits for an answer learns that nobody heard.
                 Stage::Halting | Stage::Ended => {}
             },
@@ -101,7 +101,7 @@ impl VmSupervisor {
 
     /// How many messages wait, in the mailbox and behind a commit or the outbox.
     pub(super) fn waiting(&self) -> u32 {
-        let here = self.next.len() + self.later.len() + self.held.len();
+        let here = self.queues.next.len() + self.queues.later.len() + self.queues.held.len();
         self.depth.now().saturating_add(u32::try_from(here).unwrap_or(u32::MAX))
     }
 
@@ -111,8 +111,10 @@ impl VmSupervisor {
             Stage::Free => self.finish(ctx),
             Stage::Committing | Stage::Halting => {
                 self.stage = Stage::Halting;
-                self.next.clear();
-                self.later.retain(is_confirm);
+                if let Some(queues) = self.queues.any() {
+                    queues.next.clear();
+                    queues.later.retain(is_confirm);
+                }
                 self.abandon_children();
             }
             Stage::Ended => {}
@@ -129,7 +131,7 @@ impl VmSupervisor {
             // Written down with a decision, which does what is due as well.
             ToVm::Hold { .. } | ToVm::Record { .. } => true,
             // There may be room now for what waits to be decided.
-            ToVm::Published { .. } => !self.held.is_empty(),
+            ToVm::Published { .. } => !self.queues.held.is_empty(),
             ToVm::Input(envelope) => match &envelope.input {
                 VmInput::PolicyAssigned { .. }
                 | VmInput::Published { .. }
@@ -160,7 +162,7 @@ impl VmSupervisor {
             | ToVm::ChildDown { .. } => false,
         };
         if waits {
-            self.later.push_back(message);
+            self.queues.later.push_back(message);
         } else {
             self.serve(message, ctx);
         }
@@ -203,7 +205,7 @@ impl VmSupervisor {
             ToVm::Published { through } => self.confirmed(through, ctx),
             ToVm::Record { since } => self.record_confirmed(since, ctx),
             ToVm::Performed { key, outcome } => {
-                self.running.retain(|(running, _)| *running != key);
+                self.not_running(|(running, _)| *running != key);
                 let input = VmInput::EffectDone { key, outcome };
                 self.take(Box::new(Envelope::new(input, None)), ctx);
             }

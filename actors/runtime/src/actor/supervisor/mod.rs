@@ -17,9 +17,9 @@ mod commit;
 mod events;
 mod kept;
 mod messages;
+mod queues;
 mod recovery;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -36,7 +36,10 @@ use self::children::Children;
 use self::commit::{Committed, commit, write_of};
 use self::events::Outgoing;
 pub(super) use self::kept::Kept;
-use super::{Depth, End, Envelope, InputReply, ShardTerm, ToVm, VmHandle, VmLink, WeakVmHandle};
+use self::queues::Queues;
+use super::seldom::Seldom;
+use super::sleeping::staying;
+use super::{Depth, End, Envelope, InputReply, ShardTerm, ToVm, VmHandle, VmLink};
 
 /// How many inputs wait for the outbox to have room. Past it senders are told to come again.
 const MAX_HELD: usize = 64;
@@ -72,18 +75,10 @@ pub(super) struct VmSupervisor {
     term: Arc<ShardTerm>,
     record: Kept,
     since: Timestamp,
-    /// Effects that are being performed, by which child.
-    running: Vec<(EffectKey, Child)>,
-    /// Inputs to be decided before the next message.
-    next: VecDeque<Box<Envelope>>,
-    /// What came while a commit was awaited, in its order.
-    later: VecDeque<ToVm>,
+    /// What is performed and what waits.
+    queues: Seldom<Queues>,
     stage: Stage,
     depth: Depth,
-    /// What it missed waits for its slot, until this time of the boot-time clock.
-    slot: Option<Duration>,
-    /// Inputs that wait until events are published.
-    held: VecDeque<Box<Envelope>>,
     /// The policy that the VM's metadata last named.
     wanted: Option<Box<str>>,
     outgoing: Outgoing,
@@ -99,13 +94,9 @@ impl VmSupervisor {
             term,
             record,
             since,
-            running: Vec::new(),
-            next: VecDeque::new(),
-            later: VecDeque::new(),
+            queues: Seldom::default(),
             stage: Stage::Free,
             depth,
-            slot: None,
-            held: VecDeque::new(),
             wanted: None,
             outgoing: Outgoing::default(),
             children: Children::default(),
@@ -132,11 +123,7 @@ impl VmSupervisor {
     }
 
     fn handle_of(&self, ctx: &Context<Self>) -> VmHandle {
-        VmHandle { address: ctx.address(), depth: self.depth.clone() }
-    }
-
-    fn weak_handle(&self, ctx: &Context<Self>) -> WeakVmHandle {
-        WeakVmHandle { address: ctx.address().downgrade(), depth: self.depth.clone() }
+        VmHandle { address: ctx.address().downgrade(), depth: self.depth.clone() }
     }
 
     /// Nobody looks at the record until the next message.
@@ -144,6 +131,7 @@ impl VmSupervisor {
         if self.stage == Stage::Free {
             self.record.rest();
         }
+        self.queues.rest();
     }
 
     /// Sends itself this after a wait.
@@ -173,19 +161,23 @@ impl VmSupervisor {
             self.input_later(assigned, ctx);
         }
         // What waits already goes first; what frees the way, and what comes again by itself, does not wait.
-        let waits = !self.held.is_empty()
+        let waits = !self.queues.held.is_empty()
             && matches!(envelope.input, VmInput::Notified(_) | VmInput::Commanded { .. } | VmInput::Introduced { .. });
         if waits {
             return self.hold(envelope);
         }
         envelope.wait();
-        self.next.push_back(envelope);
+        if !self.queues.next.is_empty() {
+            self.queues.next.push_back(envelope);
+        } else if self.decide(envelope, 0, ctx) == Progress::Waits {
+            return;
+        }
         self.proceed(ctx);
     }
 
     /// Decides what is next, until a commit has to be awaited.
     fn proceed(&mut self, ctx: &mut Context<Self>) {
-        while let Some(envelope) = self.next.pop_front() {
+        while let Some(envelope) = self.queues.any().and_then(|queues| queues.next.pop_front()) {
             if self.decide(envelope, 0, ctx) == Progress::Waits {
                 return;
             }
@@ -196,7 +188,7 @@ impl VmSupervisor {
     fn resume(&mut self, ctx: &mut Context<Self>) {
         self.proceed(ctx);
         while self.stage == Stage::Free
-            && let Some(message) = self.later.pop_front()
+            && let Some(message) = self.queues.any().and_then(|queues| queues.later.pop_front())
         {
             self.serve(message, ctx);
         }
@@ -340,8 +332,8 @@ impl VmSupervisor {
                 envelope.answer(InputReply::Busy);
             }
             VmInput::Notified(_) | VmInput::Commanded { .. } | VmInput::Introduced { .. } => {
-                if self.held.len() < MAX_HELD {
-                    self.held.push_back(envelope);
+                if self.queues.held.len() < MAX_HELD {
+                    self.queues.held.push_back(envelope);
                 } else {
                     envelope.answer(InputReply::Busy);
                 }
@@ -355,8 +347,8 @@ impl VmSupervisor {
             | VmInput::ChildExhausted(_)
             | VmInput::ChildRecovered(_) => {
                 let matter = matter(&envelope.input);
-                self.held.retain(|held| self::matter(&held.input) != matter);
-                self.held.push_back(envelope);
+                self.queues.held.retain(|held| self::matter(&held.input) != matter);
+                self.queues.held.push_back(envelope);
             }
         }
     }
@@ -399,4 +391,8 @@ impl Drop for VmSupervisor {
 
 impl Actor for VmSupervisor {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        staying(ctx);
+    }
 }

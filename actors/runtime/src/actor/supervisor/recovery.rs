@@ -31,7 +31,7 @@ impl VmSupervisor {
         if wait.is_zero() {
             self.wake(ctx);
         } else {
-            self.slot = Some(self.term.shared.clock.elapsed() + wait);
+            self.queues.slot = Some(self.term.shared.clock.elapsed() + wait);
             self.arm(ctx);
             self.after(wait, ToVm::Wake, ctx);
         }
@@ -59,12 +59,14 @@ impl VmSupervisor {
 
     /// Whether a deadline that has come waits for its slot.
     pub(super) fn waits_for_slot(&self) -> bool {
-        self.slot.is_some_and(|slot| self.term.shared.clock.elapsed() < slot)
+        self.queues.slot.is_some_and(|slot| self.term.shared.clock.elapsed() < slot)
     }
 
     /// A wait is over: goes on with what was missed.
     pub(super) fn wake(&mut self, ctx: &mut Context<Self>) {
-        self.slot = None;
+        if let Some(queues) = self.queues.any() {
+            queues.slot = None;
+        }
         self.recover(|_| true, ctx);
         self.arm(ctx);
     }
@@ -96,11 +98,11 @@ impl VmSupervisor {
     }
 
     fn is_running(&self, pending: &PendingEffect) -> bool {
-        self.running.iter().any(|(key, _)| *key == pending.key)
+        self.queues.running.iter().any(|(key, _)| *key == pending.key)
     }
 
     fn has_answered(&self, pending: &PendingEffect) -> bool {
         let answers = |input: &VmInput| matches!(input, VmInput::EffectDone { key, .. } if *key == pending.key);
-        self.next.iter().chain(&self.held).any(|envelope| answers(&envelope.input))
+        self.queues.next.iter().chain(&self.queues.held).any(|envelope| answers(&envelope.input))
     }
 }

@@ -61,7 +61,7 @@ impl ShardState {
         };
         self.incarnations += 1;
         let incarnation = self.incarnations;
-        let link = VmLink::new(Arc::clone(&term.owner), vm, incarnation);
+        let link = VmLink::new(Arc::clone(&term), vm, incarnation);
         let started = spawn_vm(&arbiter, term, record, stored, link);
         for (cloud, hold) in &self.holds {
             started.handle().send(ToVm::Hold { cloud: cloud.clone(), hold: *hold, begins: true });

@@ -6,8 +6,8 @@ use std::task::{Context, Waker};
 
 use futures::FutureExt;
 use reeve_lifecycle::VmInput;
-use reeve_ports::Coordination;
 use reeve_ports::coordination::CoordinationError;
+use reeve_ports::{Coordination, Sleep};
 use reeve_protocol::{Epoch, ShardId};
 use tokio::sync::oneshot;
 
@@ -18,7 +18,7 @@ use crate::perform::Introducer;
 #[derive(Default)]
 struct Told {
     is_over: AtomicBool,
-    elapsed_ms: AtomicU64,
+    elapsed_ms: Arc<AtomicU64>,
 }
 
 #[async_trait]
@@ -36,7 +36,6 @@ impl Coordination for Told {
     }
 }
 
-#[async_trait]
 impl Clock for Told {
     fn now(&self) -> Timestamp {
         Timestamp::EPOCH
@@ -46,9 +45,10 @@ impl Clock for Told {
         Duration::from_millis(self.elapsed_ms.load(Ordering::SeqCst))
     }
 
-    async fn sleep(&self, duration: Duration) {
-        let until = self.elapsed() + duration;
-        poll_fn(|_| if self.elapsed() < until { Poll::Pending } else { Poll::Ready(()) }).await;
+    fn sleep(&self, duration: Duration) -> Sleep {
+        let (until, elapsed_ms) = (self.elapsed() + duration, Arc::clone(&self.elapsed_ms));
+        let elapsed = move || Duration::from_millis(elapsed_ms.load(Ordering::SeqCst));
+        Box::pin(poll_fn(move |_| if elapsed() < until { Poll::Pending } else { Poll::Ready(()) }))
     }
 }
 
