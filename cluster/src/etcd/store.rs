@@ -1,9 +1,9 @@
 //! The record store on etcd. Every write is fenced by the owner's epoch, which etcd itself compares.
 //!
 //! ```text
-//! commit ─► the shard's writer ─► one transaction a group ─► each write's own answer
-//!                                   │ no answer: the same again, on the next endpoint
-//!                                   └ still none ─► Unknown (a later read tells)
+//! commit ─► the shard's lane ─► one transaction a group ─► each write's own answer
+//!                                 │ no answer: the same again, on the next endpoint
+//!                                 └ still none ─► Unknown (a later read tells)
 //! load, get ─► linearizable reads: a former owner's last write is in them, or it never will be
 //! ```
 //!
@@ -15,8 +15,9 @@
 //! what happens then; no other build turns it on.
 
 mod group;
+mod lane;
 mod layout;
-mod writer;
+mod queue;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,7 +32,8 @@ use reeve_protocol::{Epoch, ShardId, VmId};
 use super::client::EtcdClient;
 use super::error::EtcdError;
 use super::keys::Keys;
-use writer::Writer;
+use group::{Names, OfShard};
+use lane::{Lane, Writer};
 
 /// The limit of a read.
 const READ: Duration = Duration::from_secs(5);
@@ -46,6 +48,7 @@ const PAGE: usize = 500;
 #[derive(Clone)]
 pub struct EtcdStore {
     backend: Arc<Backend>,
+    lanes: Arc<[Arc<Lane>]>,
     /// One a shard that was ever written to here.
     writers: Arc<Mutex<BTreeMap<ShardId, Arc<Writer>>>>,
 }
@@ -57,6 +60,9 @@ struct Backend {
 }
 
 impl EtcdStore {
+    /// How many transactions are under way at most.
+    pub const LANES: usize = lane::LANES;
+
     /// The records of a cluster.
     #[must_use]
     pub fn new(client: EtcdClient, keys: Keys) -> Self {
@@ -64,7 +70,8 @@ impl EtcdStore {
             tracing::error!("this build does not fence its writes: it is for the test of the tests");
         }
         let backend = Arc::new(Backend { client, keys, transactions: AtomicU64::new(0) });
-        Self { backend, writers: Arc::default() }
+        let lanes = (0..lane::LANES).map(|_| Lane::new(Arc::clone(&backend))).collect();
+        Self { backend, lanes, writers: Arc::default() }
     }
 
     /// Transactions that were sent since the start. Fewer than writes, when there were many at once.
@@ -75,7 +82,9 @@ impl EtcdStore {
 
     fn writer(&self, shard: ShardId) -> Arc<Writer> {
         let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
-        let writer = writers.entry(shard).or_insert_with(|| Writer::new(shard, Arc::clone(&self.backend)));
+        let writer = writers.entry(shard).or_insert_with(|| {
+            Arc::new(Writer::new(self.backend.names(shard), Arc::clone(&self.lanes[lane::of(shard)])))
+        });
         Arc::clone(writer)
     }
 }
@@ -148,8 +157,12 @@ impl Backend {
         format!("{}vm/", self.keys.records(shard))
     }
 
-    fn key(&self, shard: ShardId, vm: VmId) -> String {
-        format!("{}{vm}", self.prefix(shard))
+    fn key(&self, shard: ShardId, vm: VmId) -> Vec<u8> {
+        self.names(shard).record(vm)
+    }
+
+    fn names(&self, shard: ShardId) -> Names {
+        Names { shard, owner: self.keys.shard(shard), prefix: self.prefix(shard) }
     }
 
     /// Reads what a majority has agreed upon.
@@ -163,11 +176,10 @@ impl Backend {
     }
 
     /// Writes a group, and returns each write's answer in their order.
-    async fn write(&self, shard: ShardId, epoch: Epoch, writes: &[&Write]) -> Vec<Result<(), StoreError>> {
-        let keyed = writes.iter().map(|write| (self.key(shard, write.vm), *write));
-        let transaction = group::transaction(&self.keys.shard(shard), epoch, keyed);
+    async fn write(&self, parts: &[OfShard<'_>]) -> Vec<Vec<Result<(), StoreError>>> {
         let attempt = |connection: super::Connection| {
-            let transaction = transaction.clone();
+            // Anew for each attempt: a second one is rare, and what is sent is gone.
+            let transaction = group::transaction(parts);
             async move { connection.kv().txn(transaction).await }
         };
         let mut unknown = None;
@@ -175,16 +187,16 @@ impl Backend {
             self.transactions.fetch_add(1, Ordering::Relaxed);
             // Not `ask`: after an attempt without an answer its "unavailable" would no longer mean "not written".
             let error = match self.client.call(attempt, ATTEMPT).await {
-                Ok(answer) => return group::results(shard, writes, &answer),
+                Ok(answer) => return group::results(parts, &answer),
                 Err(error) => error,
             };
             match failed_write(error) {
                 StoreError::Unknown(why) => unknown = Some(why),
-                error => return vec![unknown.map_or(Err(error), |why| Err(StoreError::Unknown(why))); writes.len()],
+                error => return group::all(parts, &unknown.map_or(error, StoreError::Unknown)),
             }
         }
         let why = unknown.expect("every attempt ended without an answer");
-        vec![Err(StoreError::Unknown(why)); writes.len()]
+        group::all(parts, &StoreError::Unknown(why))
     }
 }
 

@@ -1,7 +1,7 @@
 //! `commit`: record writes per second through the fenced, grouped writer.
 //!
 //! Beside it raw transactions of etcd, of the same size and depth: as many writes in each as Reeve's groups had, as many
-//! transactions under way as there are shards, the same comparisons around as many bytes. `raw puts` is what a store
+//! transactions under way as Reeve has lanes, the same comparisons around as many bytes. `raw puts` is what a store
 //! without any comparison would do.
 //!
 //! A write of Reeve's begins with a record, which it encodes as a supervisor does; the raw ones have their bytes ready.
@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use etcd_client::KvClient;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
+use reeve_cluster::etcd::EtcdStore;
 use reeve_lifecycle::VmRecord;
 use reeve_ports::store::RecordStore;
 use reeve_ports::{Clock, SystemClock};
@@ -24,7 +25,7 @@ use reeve_tests::harness::Etcd;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-use self::raw::{RawShard, Shape};
+use self::raw::{RawLane, RawShard, Shape};
 use crate::records;
 use crate::runner::{Contestant, Figure, Goal, Options, alternate};
 use crate::servers::{Claimed, SHARDS, write};
@@ -75,7 +76,7 @@ struct Ground {
     /// Writes and transactions of Reeve's rounds.
     grouped: Mutex<(u64, u64)>,
     kv: KvClient,
-    shards: Vec<Arc<Mutex<RawShard>>>,
+    lanes: Vec<Arc<Mutex<RawLane>>>,
     bytes: usize,
 }
 
@@ -98,14 +99,16 @@ impl Ground {
         }
         let value = records::stored(0, now)?.value.to_vec();
         let (kv, bytes) = (etcd.client().await?.kv_client(), value.len());
-        let mut shards = Vec::new();
-        for (keys, (shard, epoch)) in raw_keys.into_iter().zip((0..).map(ShardId).zip(&claimed.epochs)) {
-            let owner = (claimed.keys.shard(shard), i64::try_from(epoch.0)?);
-            shards.push(Arc::new(Mutex::new(RawShard::new(owner, keys, value.clone()))));
+        let mut lanes: Vec<Vec<RawShard>> = (0..EtcdStore::LANES).map(|_| Vec::new()).collect();
+        for (index, (keys, epoch)) in raw_keys.into_iter().zip(&claimed.epochs).enumerate() {
+            let owner = (claimed.keys.shard(ShardId(u16::try_from(index)?)), i64::try_from(epoch.0)?);
+            lanes[index % EtcdStore::LANES].push(RawShard { owner, keys });
         }
-        raw::prepare(&kv, &shards).await?;
+        let lanes: Vec<_> =
+            lanes.into_iter().map(|shards| Arc::new(Mutex::new(RawLane::new(shards, value.clone())))).collect();
+        raw::prepare(&kv, &lanes).await?;
         let writers = writers.into_iter().map(|records| Arc::new(Mutex::new(records))).collect();
-        Ok(Self { etcd, claimed, writers, writes, grouped: Mutex::new((0, 0)), kv, shards, bytes })
+        Ok(Self { etcd, claimed, writers, writes, grouped: Mutex::new((0, 0)), kv, lanes, bytes })
     }
 
     /// Reeve's writes in one transaction, on the average.
@@ -149,10 +152,10 @@ impl Ground {
 
     async fn raw(&self, shape: Shape) -> Result<f64> {
         self.etcd.compact().await?;
-        let (group, each) = (self.group().await, self.writes / self.shards.len());
+        let (group, each) = (self.group().await, self.writes / self.lanes.len());
         let began = SystemClock.elapsed();
-        raw::write(&self.kv, &self.shards, each, group, shape).await?;
-        Ok(rate(each * self.shards.len(), SystemClock.elapsed().saturating_sub(began)))
+        raw::write(&self.kv, &self.lanes, each, group, shape).await?;
+        Ok(rate(each * self.lanes.len(), SystemClock.elapsed().saturating_sub(began)))
     }
 }
 

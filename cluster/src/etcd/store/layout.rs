@@ -60,7 +60,7 @@ pub(super) fn decode(vm: VmId, value: Vec<u8>) -> Result<Stored, DamagedRecord> 
 }
 
 /// What holds when the record under `key` is of this generation; 0 means that there is none.
-pub(super) fn is_of(key: &str, generation: Generation) -> Vec<Compare> {
+pub(super) fn is_of(key: &[u8], generation: Generation) -> Vec<Compare> {
     if generation == Generation(0) {
         return vec![Compare::create_revision(key, CompareOp::Equal, 0)];
     }

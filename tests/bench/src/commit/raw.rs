@@ -1,10 +1,11 @@
 //! The raw contestants: transactions of etcd by the client library alone.
 //!
 //! ```text
-//! compared: if the shard's key is of this revision { each: if the value is between two prefixes { put } else { get } }
-//! flat:     { put } …
+//! compared: each shard: if its key is of this revision { each: if the value is between two prefixes { put } else { get } }
+//! flat:     each shard: { put } …
 //! ```
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
@@ -15,45 +16,59 @@ use tokio::task::JoinSet;
 /// What surrounds each put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// A fence around all of them, and the comparison with what it replaces around each.
+    /// A fence around all of a shard, and the comparison with what it replaces around each.
     Compared,
     /// Nothing.
     Flat,
 }
 
-/// What the writer of one shard writes, over and over.
+/// A shard: the key that its fence compares, that key's create revision, and the keys of its records.
 pub(super) struct RawShard {
-    /// The key that the fence compares, and its create revision.
-    owner: (String, i64),
-    /// Keys and the numbers that their values begin with.
-    records: Vec<(String, u64)>,
+    pub(super) owner: (String, i64),
+    pub(super) keys: Vec<String>,
+}
+
+/// What the writer of some shards writes, over and over.
+pub(super) struct RawLane {
+    owners: Vec<(String, i64)>,
+    /// Whose they are, keys, and the numbers that their values begin with. The shards take turns.
+    records: Vec<(usize, String, u64)>,
     /// Where the next transaction begins.
     next: usize,
     value: Vec<u8>,
 }
 
-impl RawShard {
-    pub(super) fn new(owner: (String, i64), keys: Vec<String>, value: Vec<u8>) -> Self {
-        let records = keys.into_iter().map(|key| (key, 0)).collect();
-        Self { owner, records, next: 0, value }
+impl RawLane {
+    pub(super) fn new(shards: Vec<RawShard>, value: Vec<u8>) -> Self {
+        let (mut owners, mut records) = (Vec::new(), Vec::new());
+        for (index, shard) in shards.into_iter().enumerate() {
+            owners.push(shard.owner);
+            records.extend(shard.keys.into_iter().enumerate().map(|(turn, key)| (turn, index, key)));
+        }
+        records.sort();
+        let records = records.into_iter().map(|(_, index, key)| (index, key, 0)).collect();
+        Self { owners, records, next: 0, value }
     }
 
     /// A transaction of so many writes, none of the same key.
     fn transaction(&mut self, writes: usize, shape: Shape) -> Txn {
         let count = self.records.len();
-        let mut puts = Vec::with_capacity(writes);
+        let mut shards = BTreeMap::<usize, Vec<TxnOp>>::new();
         for _ in 0..writes.min(count) {
-            let (key, number) = &mut self.records[self.next];
+            let (owner, key, number) = &mut self.records[self.next];
             self.next = (self.next + 1) % count;
-            puts.push(put(key, *number, &self.value, shape));
+            shards.entry(*owner).or_default().push(put(key, *number, &self.value, shape));
             *number += 1;
         }
-        let (key, revision) = &self.owner;
-        let fence = Compare::create_revision(key.as_str(), CompareOp::Equal, *revision);
-        match shape {
-            Shape::Compared => Txn::new().when([fence]).and_then(puts),
-            Shape::Flat => Txn::new().and_then(puts),
-        }
+        let of_shard = |(owner, puts): (usize, Vec<TxnOp>)| {
+            let (key, revision) = &self.owners[owner];
+            let fence = Compare::create_revision(key.as_str(), CompareOp::Equal, *revision);
+            TxnOp::txn(match shape {
+                Shape::Compared => Txn::new().when([fence]).and_then(puts),
+                Shape::Flat => Txn::new().and_then(puts),
+            })
+        };
+        Txn::new().and_then(shards.into_iter().map(of_shard).collect::<Vec<_>>())
     }
 }
 
@@ -79,31 +94,31 @@ fn put(key: &str, number: u64, record: &[u8], shape: Shape) -> TxnOp {
 }
 
 /// Puts every record once, so that there is something to compare with.
-pub(super) async fn prepare(kv: &KvClient, shards: &[Arc<Mutex<RawShard>>]) -> Result<()> {
-    for shard in shards {
-        let count = shard.lock().await.records.len();
+pub(super) async fn prepare(kv: &KvClient, lanes: &[Arc<Mutex<RawLane>>]) -> Result<()> {
+    for lane in lanes {
+        let count = lane.lock().await.records.len();
         for _ in 0..count.div_ceil(100) {
-            let transaction = shard.lock().await.transaction(100, Shape::Flat);
+            let transaction = lane.lock().await.transaction(100, Shape::Flat);
             kv.clone().txn(transaction).await?;
         }
     }
     Ok(())
 }
 
-/// So many transactions under way as there are shards, each of so many writes on the average, until each shard has
-/// made its share.
+/// So many transactions under way as there are lanes, each of so many writes on the average, until each lane has made its
+/// share.
 pub(super) async fn write(
     kv: &KvClient,
-    shards: &[Arc<Mutex<RawShard>>],
+    lanes: &[Arc<Mutex<RawLane>>],
     each: usize,
     group: f64,
     shape: Shape,
 ) -> Result<()> {
     let mut writing = JoinSet::new();
-    for shard in shards {
-        let (mut kv, shard) = (kv.clone(), Arc::clone(shard));
+    for lane in lanes {
+        let (mut kv, lane) = (kv.clone(), Arc::clone(lane));
         writing.spawn(async move {
-            let mut shard = shard.lock().await;
+            let mut lane = lane.lock().await;
             let (mut written, mut owed) = (0, 0.0);
             while written < each {
                 // The average need not be a whole number.
@@ -111,7 +126,7 @@ pub(super) async fn write(
                 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
                 let now = (owed as usize).clamp(1, each - written);
                 owed -= now as f64;
-                let answer = kv.txn(shard.transaction(now, shape)).await?;
+                let answer = kv.txn(lane.transaction(now, shape)).await?;
                 ensure!(answer.succeeded(), "a raw transaction was fenced");
                 written += now;
             }
