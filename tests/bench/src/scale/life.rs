@@ -5,7 +5,7 @@
 //! ```text
 //! deadline ─► Tick ┐
 //! notification ────┼─► step ─► commit ─► effects ─► outcomes ─► step …
-//! extension ───────┘             └─► events ─► Published ─► step, commit
+//! extension ───────┘             └─► events ─► confirmed ─► written with the next step, or alone when none follows
 //! ```
 
 use anyhow::{Result, ensure};
@@ -13,7 +13,7 @@ use reeve_lifecycle::effect::{Inventory, Snapshot, StoredDisk};
 use reeve_lifecycle::policy::ProbeKind;
 use reeve_lifecycle::record::RECORD_FORMAT;
 use reeve_lifecycle::{Done, Effect, Outcome, PendingEffect, ProbeVerdict, Reason, VmInput, VmRecord};
-use reeve_lifecycle::{next_deadline, step};
+use reeve_lifecycle::{confirm, next_deadline, step};
 use reeve_protocol::command::{Command, CommandKind, Requester};
 use reeve_protocol::event::EventSource;
 use reeve_protocol::observation::{Phase, PowerState, Said, VmChange, VmNotification, VmState};
@@ -179,7 +179,8 @@ impl Vm {
     fn take(&mut self, input: VmInput) -> Result<()> {
         let mut waiting = vec![input];
         let mut steps = 0;
-        while let Some(input) = waiting.pop() {
+        let mut unrecorded = None;
+        while let Some(input) = waiting.pop().or_else(|| unrecorded.map(|through| VmInput::Published { through })) {
             steps += 1;
             ensure!(steps <= MOST_FOLLOWING, "what follows from an input has no end");
             let done = step(&self.record, input, self.now);
@@ -195,8 +196,9 @@ impl Vm {
             }
             waiting.push(VmInput::Probed { probe: ProbeKind::GuestAgent, verdict: ProbeVerdict::Up });
             waiting.extend(done.effects.iter().map(|pending| self.outcome(pending)));
-            if !done.events.is_empty() {
-                waiting.push(VmInput::Published { through: self.record.sequence });
+            unrecorded = done.events.last().map(|event| event.sequence);
+            if let Some(through) = unrecorded {
+                confirm(&mut self.record, through);
             }
         }
         Ok(())
@@ -257,7 +259,7 @@ mod tests {
         assert_eq!(vm.record.health, Health::Up);
         let Lease::Running { term, .. } = &vm.record.lease else { panic!("{:?}", vm.record.lease) };
         assert_eq!(term.extensions, 2);
-        // A backup of the root and three volumes: its beginning, 11 outcomes, and two writes for its events.
+        // A backup of the root and three volumes: its beginning, 11 outcomes, and a write for its last event.
         let life = Life::play(0).unwrap();
         assert!((14.0..20.0).contains(&life.commits), "{life:?}");
         assert!(life.backups > 5 && life.resting_bytes > 1_000.0, "{life:?}");

@@ -159,8 +159,8 @@ impl Model {
         vec![
             ("probes", rates.probes * share / self.readings.probes_per_core),
             ("timers that wait", vms * self.readings.idle_cores_per_vm),
-            // A commit costs no more than a notification that changes something, which is two.
-            ("commits and events", rates.commits * share / 2.0 * self.readings.intake_core_seconds),
+            // A commit costs no more than a notification that changes something.
+            ("commits and events", rates.commits * share * self.readings.intake_core_seconds),
             ("notifications that change nothing, at most", idle * share * self.readings.intake_core_seconds),
             (
                 "listings, a VM on a page taken for a probe",
