@@ -268,7 +268,8 @@ mod tests {
     #[test]
     fn each_change_more_is_two_writes_and_an_event_more() {
         let (none, two) = (Life::play(0).unwrap(), Life::play(2).unwrap());
-        assert!(two.commits - none.commits >= 4.0, "{none:?} {two:?}");
+        // Hours lie between them, so that an event is out is a write of its own; once it is one with a warning's.
+        assert!((3.9..=4.5).contains(&(two.commits - none.commits)), "{none:?} {two:?}");
         assert!(two.events - none.events >= 2.0, "{none:?} {two:?}");
         assert!(two.resting_bytes >= none.resting_bytes);
     }
