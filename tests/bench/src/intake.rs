@@ -101,6 +101,8 @@ struct Ground {
     records: Vec<VmRecord>,
     /// When the next message was sent, by its own word.
     at_us: Cell<i64>,
+    /// The number of the next message that is sent at a pace: the VMs go on where they are.
+    paced: Cell<usize>,
     /// Processor time per message of the last round, by program.
     reeve_us: RefCell<BTreeMap<String, f64>>,
     bare_us: RefCell<BTreeMap<String, f64>>,
@@ -124,7 +126,7 @@ impl Ground {
         let at_us = Cell::new((now + AHEAD).as_millis() * 1000);
         let (site, nova) = (Mutex::new(site), Nova::read()?);
         let (reeve_us, bare_us) = Default::default();
-        Ok(Self { site, client, nova, records, at_us, reeve_us, bare_us })
+        Ok(Self { site, client, nova, records, at_us, paced: Cell::new(0), reeve_us, bare_us })
     }
 
     /// Every VM is stopped and started.
@@ -186,7 +188,8 @@ impl Ground {
         let seconds = f64::from(seconds) + WARM.as_secs_f64();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive number of messages")]
         let count = (per_second * seconds).max(1.0) as usize;
-        let messages = (0..count).map(|number| self.message(number));
+        let first = self.paced.replace(self.paced.get() + count);
+        let messages = (first..first + count).map(|number| self.message(number));
         let mut sent = self.client.send_steadily("nova", per_second, messages).await?;
         let mut latencies = Vec::with_capacity(count);
         let arrivals = events.arrivals.reach(count).await?;

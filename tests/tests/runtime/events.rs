@@ -155,3 +155,29 @@ fn a_hand_over_writes_down_what_is_confirmed_so_that_nothing_is_published_again(
         realm.stop().await;
     });
 }
+
+#[test]
+fn a_restart_in_order_writes_down_what_is_confirmed_so_that_nothing_is_published_again() {
+    run(|| async {
+        // With so slow a clock nothing else writes it down.
+        let plan = Plan { clock: TestClock::scaled(1), ..Plan::new(1, short(Span::from_days(30))) };
+        let realm = Realm::new(plan).await;
+        let vm = realm.all_leases(1, "active").await[0].id;
+        for turn in 0..3 {
+            realm.a.command(&format!("extend-{turn}"), vm, EXTEND).await;
+            confirmed_of(&realm.a).await;
+            until("it is restarted", || async {
+                let reply = realm.a.ask(AdminRequest::ActorRestart { vm, child: None }).await;
+                matches!(reply, AdminReply::Done).then_some(())
+            })
+            .await;
+        }
+        // Whatever was to be published again goes before this.
+        realm.a.command("extend-last", vm, EXTEND).await;
+        confirmed_of(&realm.a).await;
+        let taken = realm.a.outward.taken.lock().unwrap().clone();
+        let ids: BTreeSet<&String> = taken.iter().collect();
+        assert_eq!(ids.len(), taken.len(), "each event was published once");
+        realm.stop().await;
+    });
+}

@@ -16,7 +16,7 @@ fn a_vm_that_is_well_may_be_seen_with_others_and_one_that_is_not_is_looked_at_no
         let asked = || world.probe.asked.lock().unwrap().iter().map(|(_, freshness)| *freshness).collect::<Vec<_>>();
         until("it is well", || async { asked().ends_with(&[shared, shared]).then_some(()) }).await;
         let at_first = asked();
-        assert_eq!(at_first[0], Freshness::Now, "nothing was known of it: {at_first:?}");
+        assert!(!at_first.contains(&Freshness::Now), "nothing speaks against it: {at_first:?}");
         world.sim.hang_guest(vm, Cure::Reboot).unwrap();
         until("it is looked at", || async { asked()[at_first.len()..].contains(&Freshness::Now).then_some(()) }).await;
         until("it is well again", || async { asked().ends_with(&[shared, shared]).then_some(()) }).await;

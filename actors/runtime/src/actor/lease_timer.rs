@@ -19,7 +19,7 @@ use reeve_ports::Sleep;
 use reeve_protocol::Timestamp;
 
 use super::link::ChildLink;
-use super::sleeping::{Sleeper, Sleeping};
+use super::sleeping::{Sleeper, Sleeping, may_sleep};
 use super::{Envelope, ToVm};
 use crate::shared::Shared;
 
@@ -90,8 +90,10 @@ impl Actor for LeaseTimer {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        self.rearm();
-        ctx.spawn(Sleeping);
+        if may_sleep(ctx) {
+            self.rearm();
+            ctx.spawn(Sleeping);
+        }
     }
 }
 

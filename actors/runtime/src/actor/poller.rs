@@ -16,7 +16,7 @@ use reeve_ports::{Freshness, Sleep};
 use reeve_protocol::{CloudName, HostName, Span, VmId};
 
 use super::link::ChildLink;
-use super::sleeping::{Sleeper, Sleeping};
+use super::sleeping::{Sleeper, Sleeping, may_sleep};
 use super::{Envelope, ToVm};
 use crate::perform::wait::within;
 use crate::shared::Shared;
@@ -30,8 +30,8 @@ pub(super) struct Target {
     kind: ProbeKind,
     interval: Span,
     timeout: Span,
-    /// Whether it is known to be well.
-    up: bool,
+    /// Whether it is well for all that is known.
+    calm: bool,
 }
 
 impl Target {
@@ -48,13 +48,20 @@ impl Target {
             kind: health.probe,
             interval: health.interval,
             timeout: health.timeout,
-            up: record.health == Health::Up,
+            calm: match record.health {
+                Health::Up => true,
+                // Old news must not end an alert.
+                Health::Unknown { misses } => misses == 0 && record.alerts.is_empty(),
+                Health::Suspect { .. } | Health::Down { .. } | Health::NeedsOperator { .. } | Health::Paused { .. } => {
+                    false
+                }
+            },
         })
     }
 
     /// Misses and answers are counted, so each of them is a look of its own. That a VM is well may be seen with others.
     const fn freshness(&self) -> Freshness {
-        if self.up { Freshness::Within(self.interval.duration()) } else { Freshness::Now }
+        if self.calm { Freshness::Within(self.interval.duration()) } else { Freshness::Now }
     }
 
     /// Evenly spread over `0..1` by the VM's id and the number of the probe, so that a fleet that starts at once does
@@ -146,8 +153,10 @@ impl Actor for Poller {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        self.wait();
-        ctx.spawn(Sleeping);
+        if may_sleep(ctx) {
+            self.wait();
+            ctx.spawn(Sleeping);
+        }
     }
 }
 

@@ -8,12 +8,18 @@ use std::pin::Pin;
 use std::task::{Context as Task, Poll, ready};
 
 use actix::fut::wrap_future;
-use actix::{Actor, ActorFuture, AsyncContext, Context};
+use actix::{Actor, ActorContext, ActorFuture, ActorState, AsyncContext, Context};
 use reeve_ports::Sleep;
 
 /// Keeps an actor alive until it is stopped.
 pub(super) fn staying<A: Actor<Context = Context<A>>>(ctx: &mut Context<A>) {
     ctx.spawn(wrap_future(std::future::pending()));
+}
+
+/// Whether an actor that is started may sleep. One that was never polled is started while it is dropped with its arbiter,
+/// outside of any runtime, where a sleep cannot be made.
+pub(super) fn may_sleep<A: Actor<Context = Context<A>>>(ctx: &Context<A>) -> bool {
+    ctx.state() == ActorState::Running
 }
 
 /// An actor that awaits one thing at a time: a sleep, or something that sleeps at times.
@@ -63,8 +69,10 @@ mod tests {
         type Context = Context<Self>;
 
         fn started(&mut self, ctx: &mut Context<Self>) {
-            self.woken();
-            ctx.spawn(Sleeping);
+            if may_sleep(ctx) {
+                self.woken();
+                ctx.spawn(Sleeping);
+            }
         }
     }
 
@@ -90,6 +98,12 @@ mod tests {
             let _ = Counting { left: 4, sleep: None, told: Some(told) }.start();
             assert_eq!(done.await, Ok(()));
         });
+    }
+
+    #[test]
+    fn an_actor_that_goes_down_with_its_arbiter_before_it_was_polled_makes_no_sleep() {
+        // There is no runtime here, as there is none for what a dead arbiter leaves.
+        drop(Context::new().into_future(Counting { left: 4, sleep: None, told: None }));
     }
 
     #[test]

@@ -156,8 +156,9 @@ async fn publish(shared: &Shared, mut batch: Batch<'_>) -> bool {
         batch.handle = None;
         handle.send(ToVm::Published { through });
     } else if !failed {
-        // An announcement whose events were published meanwhile.
+        // What was announced is not there any more: another record was read. The supervisor may announce again.
         batch.handle = None;
+        handle.send(ToVm::Published { through: 0 });
     }
     !failed
 }

@@ -129,6 +129,7 @@ impl Bulk {
         // The one before has ended, or no other would have begun.
         while task.try_join_next().is_some() {}
         task.spawn(async move {
+            sweeping.rest().await;
             let swept = tokio::time::timeout(SWEEP_LIMIT, sweeping.run()).await;
             let swept = swept.unwrap_or_else(|_| Err(CloudError::Unavailable("it takes too long".to_owned())));
             if let Err(error) = &swept {
@@ -146,16 +147,19 @@ impl Sweeping {
         self.desk.ended.send_replace(());
     }
 
-    async fn run(&self) -> Result<View, CloudError> {
+    async fn rest(&self) {
         let clock = &self.api.clock;
         loop {
             let rest = self.desk.sweeps().rest(clock.elapsed());
             if rest.is_zero() {
-                break;
+                return;
             }
             clock.sleep(rest).await;
         }
-        let mut view = View::new(clock.elapsed());
+    }
+
+    async fn run(&self) -> Result<View, CloudError> {
+        let mut view = View::new(self.api.clock.elapsed());
         let mut after = None;
         loop {
             after = view.take(&self.page(after).await?);

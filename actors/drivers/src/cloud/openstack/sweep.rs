@@ -15,6 +15,9 @@
 //!   down: who is suspected by it, however old it is, is looked at by itself. So is who asks for now.
 //! * Not more looks than a sweep takes calls, or than are made at once: beyond that a sweep is the cheaper look, so that a
 //!   cloud in which everything goes down at once is asked no more than it would be by sweeps back to back.
+//! * A cloud that takes longer for a sweep than a probe has time is another matter. Its view may be older by as long as the
+//!   next one takes, or no view would ever be new enough; and who is looked at by itself waits for its turn, because a
+//!   sweep would come too late.
 //! * After a failure nobody sweeps for a while, and who would have waited is told so.
 
 use std::time::Duration;
@@ -31,6 +34,8 @@ pub(super) const FAILURE_HOLDS: Duration = Duration::from_secs(5);
 pub(super) const LEAST_REST: Duration = Duration::from_secs(1);
 /// A cloud that takes long for a sweep rests for this part of it.
 const REST_SHARE: u32 = 4;
+/// A sweep that takes longer may come too late for the probes that wait for it: by default they have five seconds.
+const SLOW: Duration = Duration::from_secs(3);
 
 /// A probe that is to be answered. Times are of the clock that never steps.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +82,8 @@ pub(super) struct Sweeps {
     sweeping: bool,
     failure: Option<Failure>,
     rest_until: Duration,
+    /// How long the last sweep took.
+    took: Duration,
     /// How many looks are under way or wait for others.
     looks: usize,
     /// How many looks are made at once.
@@ -85,26 +92,29 @@ pub(super) struct Sweeps {
 
 impl Sweeps {
     pub(super) const fn new(at_once: usize) -> Self {
-        Self { view: None, sweeping: false, failure: None, rest_until: Duration::ZERO, looks: 0, at_once }
+        let (rest_until, took) = (Duration::ZERO, Duration::ZERO);
+        Self { view: None, sweeping: false, failure: None, rest_until, took, looks: 0, at_once }
     }
 
     /// What is to be done for a question now.
     pub(super) fn next(&mut self, question: &Question, now: Duration) -> Next {
-        let mut looks_itself = question.since == question.asked;
+        let asks_for_now = question.since == question.asked;
+        let grace = if asks_for_now { Duration::ZERO } else { self.grace() };
+        let mut looks_itself = asks_for_now;
         if let Some(view) = &self.view {
             let sight = view.of(question.vm);
             if view.began >= question.asked {
                 return Next::Answer(sight.verdict());
             }
             match sight {
-                Sight::Up | Sight::Host(_) | Sight::Silent if view.began >= question.since => {
+                Sight::Up | Sight::Host(_) | Sight::Silent if view.began + grace >= question.since => {
                     return Next::Answer(sight.verdict());
                 }
                 Sight::Up | Sight::Host(_) | Sight::Silent => {}
                 Sight::Down { .. } | Sight::Unlisted => looks_itself = true,
             }
         }
-        if looks_itself && self.looks < self.most_looks() {
+        if looks_itself && (self.looks < self.most_looks() || self.took > SLOW) {
             self.looks += 1;
             return Next::Look;
         }
@@ -129,13 +139,18 @@ impl Sweeps {
         self.sweeping = false;
         match sweep {
             Ok(view) => {
-                let took = now.saturating_sub(view.began);
-                self.rest_until = now + LEAST_REST.max(took / REST_SHARE);
+                self.took = now.saturating_sub(view.began);
+                self.rest_until = now + LEAST_REST.max(self.took / REST_SHARE);
                 self.failure = None;
                 self.view = Some(view);
             }
             Err(why) => self.failure = Some(Failure { until: now + FAILURE_HOLDS, why }),
         }
+    }
+
+    /// By how much a view may be older than a probe wants it: while the next one is made there is no other.
+    fn grace(&self) -> Duration {
+        if self.took > SLOW { self.took + self.took / REST_SHARE } else { Duration::ZERO }
     }
 
     fn most_looks(&self) -> usize {

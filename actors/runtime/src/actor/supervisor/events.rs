@@ -4,7 +4,7 @@
 //!             ┌──────────────── here ───────────────┐   ┌────────────── in the store ──────────────┐
 //! committed ─► announced ─► published, confirmed ─► out of the outbox ─ the next commit ─► out of it there
 //!                                                     ├ none for a while ─► a commit of its own ─┤
-//!                                                     └ Halt ─► a commit of its own, then the end ┘
+//!                                              └ Halt, Restart ─► a commit of its own, then the end ┘
 //! ```
 //!
 //! That an event is out decides nothing, and a write of the whole record for it would cost as much as the decision did.
@@ -29,12 +29,24 @@ pub(super) struct Outgoing {
     unrecorded: bool,
     /// A reminder to write that down is on its way.
     reminded: bool,
+    /// The supervisor ends in order to be started again.
+    restarts: bool,
 }
 
 impl Outgoing {
     /// The record here is the stored one.
     pub(super) const fn is_recorded(&mut self) {
         self.unrecorded = false;
+    }
+
+    /// The supervisor is not to be started again by who awaits its end.
+    pub(super) const fn stay_down(&mut self) {
+        self.restarts = false;
+    }
+
+    /// How a supervisor ends in order.
+    const fn end(&self) -> End {
+        if self.restarts { End::Restart } else { End::Halted }
     }
 }
 
@@ -105,8 +117,14 @@ impl VmSupervisor {
         Box::new(Envelope::new(VmInput::Published { through }, None))
     }
 
+    /// Ends in order, to be started again.
+    pub(super) fn finish_to_restart(&mut self, ctx: &mut Context<Self>) {
+        self.outgoing.restarts = true;
+        self.finish_confirmed(ctx);
+    }
+
     /// Ends in order, when what is confirmed is written down.
-    pub(super) fn finish(&mut self, ctx: &mut Context<Self>) {
+    fn finish(&mut self, ctx: &mut Context<Self>) {
         if self.outgoing.unrecorded {
             self.stage = Stage::Halting;
             self.abandon_children();
@@ -115,7 +133,7 @@ impl VmSupervisor {
                 return;
             }
         }
-        self.end(End::Halted, ctx);
+        self.end(self.outgoing.end(), ctx);
     }
 
     /// The commit under way is over and the supervisor ends: what is committed is answered, its effects are left to the
@@ -131,11 +149,11 @@ impl VmSupervisor {
                     self.count_outbox(before);
                     return self.finish_confirmed(ctx);
                 }
-                End::Halted
+                self.outgoing.end()
             }
             Committed::Reload(_) | Committed::GivenUp => {
                 envelope.wait();
-                End::Halted
+                self.outgoing.end()
             }
             Committed::Fenced => End::Fenced,
             Committed::Parked(why) => End::Parked(why),
@@ -143,9 +161,9 @@ impl VmSupervisor {
         self.end(end, ctx);
     }
 
-    /// Ends with what was confirmed while a commit was awaited. One batch of events is on its way at most, and no other is
+    /// Ends with what was confirmed and not looked at yet. One batch of events is on its way at most, and no other is
     /// announced.
-    fn finish_confirmed(&mut self, ctx: &mut Context<Self>) {
+    pub(super) fn finish_confirmed(&mut self, ctx: &mut Context<Self>) {
         while let Some(message) = self.queues.any().and_then(|queues| queues.later.pop_front()) {
             if let ToVm::Published { through } = message {
                 self.strike(through);

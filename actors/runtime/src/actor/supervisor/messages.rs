@@ -108,9 +108,10 @@ impl VmSupervisor {
     /// Ends in order, after the commit under way, and when what is confirmed is written down.
     fn halt(&mut self, ctx: &mut Context<Self>) {
         match self.stage {
-            Stage::Free => self.finish(ctx),
+            Stage::Free => self.finish_confirmed(ctx),
             Stage::Committing | Stage::Halting => {
                 self.stage = Stage::Halting;
+                self.outgoing.stay_down();
                 if let Some(queues) = self.queues.any() {
                     queues.next.clear();
                     queues.later.retain(is_confirm);
@@ -195,7 +196,7 @@ impl VmSupervisor {
                 let told = match child {
                     Some(child) => self.restart_child(child, ctx),
                     None => {
-                        self.end(End::Restart, ctx);
+                        self.finish_to_restart(ctx);
                         Told::Yes
                     }
                 };

@@ -197,8 +197,11 @@ impl VmSupervisor {
     /// A transition is stored, a sign of life is not; a hold that stands needs no second.
     fn says_nothing(&self, input: &VmInput) -> bool {
         match input {
-            VmInput::Probed { verdict: ProbeVerdict::Up, .. } => self.record.is_up(),
-            VmInput::Probed { verdict: ProbeVerdict::Down { .. } | ProbeVerdict::Inconclusive { .. }, .. } => false,
+            // What nobody can tell changes nothing about a VM that is well, and may be said of a whole cloud at once.
+            VmInput::Probed { verdict: ProbeVerdict::Up | ProbeVerdict::Inconclusive { .. }, .. } => {
+                self.record.is_up()
+            }
+            VmInput::Probed { verdict: ProbeVerdict::Down { .. }, .. } => false,
             VmInput::HoldRaised(hold) => self.record.holds.contains(hold) || !self.is_stored(),
             VmInput::HoldLifted(hold) => !(self.record.is_held() && self.record.holds.contains(hold)),
             VmInput::Notified(_)
@@ -286,6 +289,8 @@ impl VmSupervisor {
                 self.record = Kept::new(*stored);
                 self.outgoing.is_recorded();
                 self.count_outbox(before);
+                // With a full outbox the input is held, and this is what frees the way.
+                self.announce(ctx);
                 self.decide(envelope, again + 1, ctx)
             }
             // The owner starts a new supervisor from what is stored, and the sender sends again.

@@ -142,3 +142,19 @@ fn a_cloud_rests_between_two_sweeps_the_longer_the_longer_they_take() {
     sweeps.ended(Ok(view(s(200), &[])), s(240));
     assert_eq!(sweeps.rest(s(240)), s(10));
 }
+
+#[test]
+fn a_cloud_that_is_slow_is_judged_at_the_pace_of_its_listing() {
+    let mut sweeps = Sweeps::new(2);
+    sweeps.ended(Ok(view(s(100), &[])), s(140));
+    // The next one takes 40 s as well, after a rest of 10 s: until then there is no other view.
+    assert_eq!(ask(&mut sweeps, 1, Freshness::Within(AGE), s(180)), Next::Answer(ProbeVerdict::Up));
+    assert_eq!(ask(&mut sweeps, 1, Freshness::Within(AGE), s(181)), Next::Sweep);
+}
+
+#[test]
+fn where_a_sweep_comes_too_late_whoever_asks_for_now_waits_for_a_look() {
+    let mut sweeps = Sweeps::new(2);
+    sweeps.ended(Ok(view(s(100), &[])), s(140));
+    assert_eq!([0; 5].map(|_| ask(&mut sweeps, 1, Freshness::Now, s(150))), [const { Next::Look }; 5]);
+}
