@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use reeve_lifecycle::VmRecord;
-use reeve_lifecycle::record::RECORD_FORMAT;
+use reeve_lifecycle::record::{MAX_OUTBOX, RECORD_FORMAT};
 use reeve_ports::{Bus, RecordStore};
 use reeve_protocol::admin::{AdminReply, AdminRequest};
 use reeve_protocol::command::CommandKind;
-use reeve_protocol::event::CloudEvent;
+use reeve_protocol::event::{CloudEvent, Event};
 use reeve_protocol::{ShardId, Span, Timestamp, VmId, codec};
 
 use crate::faulty::FlakyStore;
@@ -179,5 +179,32 @@ fn a_restart_in_order_writes_down_what_is_confirmed_so_that_nothing_is_published
         let ids: BTreeSet<&String> = taken.iter().collect();
         assert_eq!(ids.len(), taken.len(), "each event was published once");
         realm.stop().await;
+    });
+}
+
+#[test]
+fn a_full_outbox_that_is_found_in_the_store_is_published_and_what_waits_for_it_is_decided() {
+    run(|| async {
+        let world = World::new(1, short(Span::from_days(30))).await;
+        let vm = world.all_leases(1, "active").await[0].id;
+        world.outward.away.store(true, Ordering::SeqCst);
+        accepted(&world, "extend-1", vm).await;
+        let event = stored(&world.store, vm).await.outbox.pop().unwrap();
+        world.outward.away.store(false, Ordering::SeqCst);
+        confirmed(&world).await;
+        recorded(&world, vm).await;
+        let shard = ShardId::of(vm, SHARDS);
+        let mut late = world.store.get(shard, vm).await.unwrap().unwrap();
+        let mut record: VmRecord = codec::decode(RECORD_FORMAT, &late.value).unwrap().1;
+        let first = record.sequence + 1;
+        record.outbox = (first..).take(MAX_OUTBOX).map(|sequence| Event { sequence, ..event.clone() }).collect();
+        record.sequence += MAX_OUTBOX as u64;
+        record.generation = late.generation.next();
+        late.value = codec::encode(RECORD_FORMAT, &record).unwrap().into();
+        world.store.write_behind(shard, late).await;
+        accepted(&world, "extend-2", vm).await;
+        confirmed(&world).await;
+        assert_eq!(world.events().await.last().unwrap().sequence, stored(&world.store, vm).await.sequence);
+        world.stop().await;
     });
 }

@@ -1,6 +1,6 @@
 //! The ports of a node that fail when told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -40,6 +40,8 @@ pub(crate) struct FlakyStore {
     pub(crate) damaged: Mutex<BTreeSet<VmId>>,
     /// How many records were asked for alone.
     pub(crate) asked: AtomicU32,
+    /// As whom each shard was written to last.
+    epochs: Mutex<BTreeMap<ShardId, Epoch>>,
 }
 
 fn take_one(counter: &AtomicU32) -> bool {
@@ -65,7 +67,17 @@ impl FlakyStore {
             stalls: AtomicBool::default(),
             damaged: Mutex::default(),
             asked: AtomicU32::default(),
+            epochs: Mutex::default(),
         }
+    }
+
+    /// Writes a record as its shard's last writer would, without that one's knowledge: as a commit of a predecessor that
+    /// lands late.
+    pub(crate) async fn write_behind(&self, shard: ShardId, stored: Stored) {
+        let epoch = self.epochs.lock().unwrap()[&shard];
+        let Stored { vm, generation: expected, value } = stored;
+        let change = Change::Put { generation: expected.next(), value };
+        self.inner.commit(shard, epoch, Write { vm, expected, change }).await.unwrap();
     }
 
     fn damage(&self, vm: VmId) -> Option<DamagedRecord> {
@@ -102,6 +114,7 @@ impl RecordStore for FlakyStore {
 
     async fn commit(&self, shard: ShardId, epoch: Epoch, write: Write) -> Result<(), StoreError> {
         self.check()?;
+        self.epochs.lock().unwrap().insert(shard, epoch);
         if is_poisoned(&write) {
             self.panicked.fetch_add(1, Ordering::SeqCst);
             // Meanwhile others queue up behind it.
