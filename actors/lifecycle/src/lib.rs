@@ -38,4 +38,4 @@ pub use effect::{Done, Effect, EffectKey, Outcome, PendingEffect, ProbeVerdict, 
 pub use input::{Ignored, Reason, Step, Verdict, VmInput};
 pub use policy::{NamedPolicy, Policies, Policy};
 pub use record::VmRecord;
-pub use step::{TOMBSTONE_FOR, confirm, next_deadline, recover, step};
+pub use step::{TOMBSTONE_FOR, confirm, confirmed, next_deadline, recover, step};

@@ -79,6 +79,11 @@ pub fn confirm(record: &mut VmRecord, through: u64) -> bool {
     record.outbox.len() < before
 }
 
+/// The last event that the bus has confirmed, as far as the record at hand knows: the one before the first of its outbox.
+pub fn confirmed(record: &VmRecord) -> u64 {
+    record.outbox.first().map_or(record.sequence, |event| event.sequence - 1)
+}
+
 fn published(d: &mut Draft, through: u64) -> Verdict {
     if d.rec.presence == Presence::Unseen {
         return Verdict::Ignored(Ignored::Over);

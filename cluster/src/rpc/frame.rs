@@ -37,7 +37,8 @@ pub struct Reply {
     pub reply: AdminReply,
 }
 
-/// Splits a byte stream into frames as [`append`] makes them; a length over [`MAX_FRAME_BYTES`] is an error before anything is allocated.
+/// Splits a byte stream into frames as [`append`] makes them; a length over [`MAX_FRAME_BYTES`] is an error before anything
+/// is allocated.
 pub(super) fn framing() -> LengthDelimitedCodec {
     LengthDelimitedCodec::builder().length_field_type::<u32>().max_frame_length(MAX_FRAME_BYTES).new_codec()
 }

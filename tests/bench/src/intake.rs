@@ -30,7 +30,7 @@ use tokio::sync::Mutex;
 
 use crate::broker::{Client, Keep, steady_rate};
 use crate::nova::{Nova, Told};
-use crate::processes::{processor_times, us_per_message};
+use crate::processes::{processor_times, spent_since, us_per_message};
 use crate::records;
 use crate::runner::{Contestant, Figure, Goal, Options, alternate, percentile};
 use crate::site::{Site, view};
@@ -193,8 +193,8 @@ impl Ground {
         let mut sent = self.client.send_steadily("nova", per_second, messages).await?;
         let mut latencies = Vec::with_capacity(count);
         let arrivals = events.arrivals.reach(count).await?;
-        let lasted = SystemClock.elapsed().saturating_sub(began).as_secs_f64();
-        let cores_busy = us_per_message(&had, count)?.values().sum::<f64>() * count as f64 / 1e6 / lasted;
+        let (lasted, spent) = (SystemClock.elapsed().saturating_sub(began), spent_since(&had)?);
+        let cores_busy = spent.values().sum::<Duration>().as_secs_f64() / lasted.as_secs_f64();
         for (at, body) in arrivals {
             let event: CloudEvent = serde_json::from_slice(&body).context("an event")?;
             // The events of a VM come in the order of its messages.

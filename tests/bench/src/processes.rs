@@ -44,12 +44,19 @@ pub(crate) fn processor_times() -> Result<BTreeMap<String, Duration>> {
     Ok(times)
 }
 
-/// Microseconds of each program since, by so many messages; programs that did next to nothing are left out.
-pub(crate) fn us_per_message(since: &BTreeMap<String, Duration>, messages: usize) -> Result<BTreeMap<String, f64>> {
+/// What each program has had since.
+pub(crate) fn spent_since(before: &BTreeMap<String, Duration>) -> Result<BTreeMap<String, Duration>> {
     let spent = processor_times()?.into_iter().map(|(program, now)| {
-        let had = since.get(&program).copied().unwrap_or_default();
-        (program, now.saturating_sub(had).as_secs_f64() * 1e6 / messages.max(1) as f64)
+        let had = before.get(&program).copied().unwrap_or_default();
+        (program, now.saturating_sub(had))
     });
+    Ok(spent.collect())
+}
+
+/// Microseconds of each program since, by so many messages; programs that did next to nothing are left out.
+pub(crate) fn us_per_message(before: &BTreeMap<String, Duration>, messages: usize) -> Result<BTreeMap<String, f64>> {
+    let of_each = |spent: Duration| spent.as_secs_f64() * 1e6 / messages.max(1) as f64;
+    let spent = spent_since(before)?.into_iter().map(|(program, spent)| (program, of_each(spent)));
     Ok(spent.filter(|(_, us)| *us >= 1.0).collect())
 }
 

@@ -4,7 +4,7 @@
 use reeve_lifecycle::input::Step;
 use reeve_lifecycle::invariants::check_step;
 use reeve_lifecycle::record::{Hold, RECORD_FORMAT};
-use reeve_lifecycle::{Verdict, VmInput, VmRecord, confirm, next_deadline, step};
+use reeve_lifecycle::{Verdict, VmInput, VmRecord, confirm, confirmed, next_deadline, step};
 use reeve_protocol::command::CommandKind;
 use reeve_protocol::event::EventKind;
 use reeve_protocol::observation::{Said, VmFacts};
@@ -262,7 +262,7 @@ impl World {
     fn record(&mut self, vm: VmId) -> Result<(), String> {
         let live = self.node.as_ref().and_then(|node| node.vms.get(&vm));
         let Some(record) = live.filter(|live| live.unrecorded).map(|live| &live.record) else { return Ok(()) };
-        let through = record.outbox.first().map_or(record.sequence, |event| event.sequence - 1);
+        let through = confirmed(record);
         if self.handle(vm, VmInput::Published { through })? == Taken::No
             && let Some(node) = &mut self.node
         {

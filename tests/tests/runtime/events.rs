@@ -23,15 +23,20 @@ async fn stored(store: &FlakyStore, vm: VmId) -> VmRecord {
     codec::decode(RECORD_FORMAT, &stored.value).unwrap().1
 }
 
-/// Waits until the bus has confirmed every event of a world.
-async fn confirmed(world: &World) {
+/// Waits until a node has no event that the bus has not confirmed.
+async fn until_confirmed(ask: impl AsyncFn() -> AdminReply) {
     until("every event is confirmed", || async {
-        match world.ask(AdminRequest::Node).await {
+        match ask().await {
             AdminReply::Node(node) => (node.outbox == 0).then_some(()),
             other => panic!("{other:?}"),
         }
     })
     .await;
+}
+
+/// Waits until the bus has confirmed every event of a world.
+async fn confirmed(world: &World) {
+    until_confirmed(async || world.ask(AdminRequest::Node).await).await;
 }
 
 /// Waits until the store knows that every event of a VM is out.
@@ -42,13 +47,22 @@ async fn recorded(world: &World, vm: VmId) {
 
 /// Waits until the bus has confirmed every event of a node.
 async fn confirmed_of(node: &Member) {
-    until("every event is confirmed", || async {
-        match node.ask(AdminRequest::NodeShow(node.id.clone())).await {
-            AdminReply::Node(view) => (view.outbox == 0).then_some(()),
-            other => panic!("{other:?}"),
-        }
-    })
-    .await;
+    until_confirmed(async || node.ask(AdminRequest::NodeShow(node.id.clone())).await).await;
+}
+
+/// A realm with so slow a clock that only a decision or an end writes down that events are out, and its VMs.
+async fn slow_realm(vms: u32) -> (Realm, Vec<VmId>) {
+    let plan = Plan { clock: TestClock::scaled(1), ..Plan::new(vms, short(Span::from_days(30))) };
+    let realm = Realm::new(plan).await;
+    let ids = realm.all_leases(vms as usize, "active").await.iter().map(|vm| vm.id).collect();
+    (realm, ids)
+}
+
+/// Each event that these nodes published was published once.
+fn assert_published_once(nodes: &[&Member]) {
+    let taken: Vec<String> = nodes.iter().flat_map(|node| node.outward.taken.lock().unwrap().clone()).collect();
+    let ids: BTreeSet<&String> = taken.iter().collect();
+    assert_eq!(ids.len(), taken.len(), "each event was published once");
 }
 
 async fn accepted(world: &World, id: &str, vm: VmId) {
@@ -74,9 +88,8 @@ fn that_the_events_of_a_quiet_vm_are_out_is_written_down_after_a_while() {
 #[test]
 fn that_events_are_out_is_written_down_with_the_next_decision() {
     run(|| async {
-        let plan = Plan { clock: TestClock::scaled(1), ..Plan::new(1, short(Span::from_days(30))) };
-        let realm = Realm::new(plan).await;
-        let vm = realm.all_leases(1, "active").await[0].id;
+        let (realm, vms) = slow_realm(1).await;
+        let vm = vms[0];
         confirmed_of(&realm.a).await;
         let before = stored(&realm.a.store, vm).await;
         let decisions = 12;
@@ -125,10 +138,7 @@ fn a_crash_between_a_confirm_and_its_record_publishes_the_same_again_and_loses_n
 #[test]
 fn a_hand_over_writes_down_what_is_confirmed_so_that_nothing_is_published_again() {
     run(|| async {
-        // With so slow a clock nothing else writes it down.
-        let plan = Plan { clock: TestClock::scaled(1), ..Plan::new(4, short(Span::from_days(30))) };
-        let realm = Realm::new(plan).await;
-        let vms: Vec<VmId> = realm.all_leases(4, "active").await.iter().map(|vm| vm.id).collect();
+        let (realm, vms) = slow_realm(4).await;
         for (from, to) in [(&realm.a, &realm.b), (&realm.b, &realm.a), (&realm.a, &realm.b)] {
             for vm in &vms {
                 from.command(&format!("{vm} {}", from.id), *vm, EXTEND).await;
@@ -144,9 +154,7 @@ fn a_hand_over_writes_down_what_is_confirmed_so_that_nothing_is_published_again(
             realm.b.command(&format!("{vm} last"), *vm, EXTEND).await;
         }
         confirmed_of(&realm.b).await;
-        let taken = [&realm.a, &realm.b].map(|node| node.outward.taken.lock().unwrap().clone()).concat();
-        let ids: BTreeSet<&String> = taken.iter().collect();
-        assert_eq!(ids.len(), taken.len(), "each event was published once");
+        assert_published_once(&[&realm.a, &realm.b]);
         let events = realm.bus.history(Timestamp::MIN, None, 10_000).await.unwrap();
         for vm in &vms {
             let told = events.iter().filter(|past| past.event.subject.contains(&vm.to_string())).count();
@@ -159,10 +167,8 @@ fn a_hand_over_writes_down_what_is_confirmed_so_that_nothing_is_published_again(
 #[test]
 fn a_restart_in_order_writes_down_what_is_confirmed_so_that_nothing_is_published_again() {
     run(|| async {
-        // With so slow a clock nothing else writes it down.
-        let plan = Plan { clock: TestClock::scaled(1), ..Plan::new(1, short(Span::from_days(30))) };
-        let realm = Realm::new(plan).await;
-        let vm = realm.all_leases(1, "active").await[0].id;
+        let (realm, vms) = slow_realm(1).await;
+        let vm = vms[0];
         for turn in 0..3 {
             realm.a.command(&format!("extend-{turn}"), vm, EXTEND).await;
             confirmed_of(&realm.a).await;
@@ -175,9 +181,7 @@ fn a_restart_in_order_writes_down_what_is_confirmed_so_that_nothing_is_published
         // Whatever was to be published again goes before this.
         realm.a.command("extend-last", vm, EXTEND).await;
         confirmed_of(&realm.a).await;
-        let taken = realm.a.outward.taken.lock().unwrap().clone();
-        let ids: BTreeSet<&String> = taken.iter().collect();
-        assert_eq!(ids.len(), taken.len(), "each event was published once");
+        assert_published_once(&[&realm.a]);
         realm.stop().await;
     });
 }

@@ -8,8 +8,9 @@
 //! ```
 //!
 //! Every call has a time-out, every body a bound. Nothing is tried twice but a request that a stale token kept from
-//! being looked at, and a page of the listing that probes share: whoever calls looks first, and then again. What a launch or a restore needs (images, a port, public
-//! addresses) is named by its operation and looked for before it is made, so that a second attempt finds the first one's.
+//! being looked at, and a page of the listing that probes share: whoever calls looks first, and then again. What a launch
+//! or a restore needs (images, a port, public addresses) is named by its operation and looked for before it is made, so that
+//! a second attempt finds the first one's.
 //!
 //! The probe `cloud` of a VM that is up is answered by a listing that all of them share, one an interval. It is asked by
 //! itself once the listing shows anything else.

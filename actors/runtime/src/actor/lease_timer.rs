@@ -12,14 +12,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message};
+use actix::{Actor, ActorContext, Context, Handler, Message};
 use reeve_lifecycle::VmInput;
 use reeve_lifecycle::input::Reason;
 use reeve_ports::Sleep;
 use reeve_protocol::Timestamp;
 
 use super::link::ChildLink;
-use super::sleeping::{Sleeper, Sleeping, may_sleep};
+use super::sleeping::{Sleeper, sleeping};
 use super::{Envelope, ToVm};
 use crate::shared::Shared;
 
@@ -90,14 +90,15 @@ impl Actor for LeaseTimer {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        if may_sleep(ctx) {
-            self.rearm();
-            ctx.spawn(Sleeping);
-        }
+        sleeping(self, ctx);
     }
 }
 
 impl Sleeper for LeaseTimer {
+    fn begin(&mut self) {
+        self.rearm();
+    }
+
     fn awaited(&mut self) -> &mut Option<Sleep> {
         &mut self.sleep
     }

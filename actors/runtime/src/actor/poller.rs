@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message};
+use actix::{Actor, ActorContext, Context, Handler, Message};
 use reeve_lifecycle::policy::ProbeKind;
 use reeve_lifecycle::record::{Health, Presence};
 use reeve_lifecycle::{ProbeVerdict, VmInput, VmRecord};
@@ -16,7 +16,7 @@ use reeve_ports::{Freshness, Sleep};
 use reeve_protocol::{CloudName, HostName, Span, VmId};
 
 use super::link::ChildLink;
-use super::sleeping::{Sleeper, Sleeping, may_sleep};
+use super::sleeping::{Sleeper, sleeping};
 use super::{Envelope, ToVm};
 use crate::perform::wait::within;
 use crate::shared::Shared;
@@ -153,14 +153,15 @@ impl Actor for Poller {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        if may_sleep(ctx) {
-            self.wait();
-            ctx.spawn(Sleeping);
-        }
+        sleeping(self, ctx);
     }
 }
 
 impl Sleeper for Poller {
+    fn begin(&mut self) {
+        self.wait();
+    }
+
     fn awaited(&mut self) -> &mut Option<Sleep> {
         &mut self.awaited
     }

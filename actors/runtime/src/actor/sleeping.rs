@@ -2,7 +2,7 @@
 //!
 //! An actix actor lives while somebody has a strong address of it or a future of its own is pending. A strong address
 //! takes 80 bytes and a pending future a box, for each of a million trees. So nobody keeps strong addresses here: each
-//! actor has one pending future that takes no room, [`Sleeping`] or [`staying`], and ends when it is told to.
+//! actor has one pending future that takes no room, by [`sleeping`] or [`staying`], and ends when it is told to.
 
 use std::pin::Pin;
 use std::task::{Context as Task, Poll, ready};
@@ -16,17 +16,14 @@ pub(super) fn staying<A: Actor<Context = Context<A>>>(ctx: &mut Context<A>) {
     ctx.spawn(wrap_future(std::future::pending()));
 }
 
-/// Whether an actor that is started may sleep. One that was never polled is started while it is dropped with its arbiter,
-/// outside of any runtime, where a sleep cannot be made.
-pub(super) fn may_sleep<A: Actor<Context = Context<A>>>(ctx: &Context<A>) -> bool {
-    ctx.state() == ActorState::Running
-}
-
 /// An actor that awaits one thing at a time: a sleep, or something that sleeps at times.
 ///
-/// What it awaits is set before [`Sleeping`] is polled and nowhere else, or nobody would poll it: when the actor is
-/// started, while a message is handled, or in [`Sleeper::woken`].
+/// What it awaits is set before [`Sleeping`] is polled and nowhere else, or nobody would poll it: in [`Sleeper::begin`],
+/// while a message is handled, or in [`Sleeper::woken`].
 pub(super) trait Sleeper: Actor<Context = Context<Self>> {
+    /// Sets what it awaits first.
+    fn begin(&mut self);
+
     /// What it awaits. Replaced or taken, that is over.
     fn awaited(&mut self) -> &mut Option<Sleep>;
 
@@ -34,8 +31,18 @@ pub(super) trait Sleeper: Actor<Context = Context<Self>> {
     fn woken(&mut self);
 }
 
+/// Begins, as [`Actor::started`] of a sleeper, and keeps it alive until it is stopped.
+pub(super) fn sleeping<A: Sleeper>(actor: &mut A, ctx: &mut Context<A>) {
+    // One that was never polled is started while it is dropped with its arbiter, outside of any runtime, where no sleep
+    // can be made.
+    if ctx.state() == ActorState::Running {
+        actor.begin();
+        ctx.spawn(Sleeping);
+    }
+}
+
 /// Polls what its actor awaits. It never ends, and so keeps the actor alive until that is stopped.
-pub(super) struct Sleeping;
+struct Sleeping;
 
 impl<A: Sleeper> ActorFuture<A> for Sleeping {
     type Output = ();
@@ -69,14 +76,15 @@ mod tests {
         type Context = Context<Self>;
 
         fn started(&mut self, ctx: &mut Context<Self>) {
-            if may_sleep(ctx) {
-                self.woken();
-                ctx.spawn(Sleeping);
-            }
+            sleeping(self, ctx);
         }
     }
 
     impl Sleeper for Counting {
+        fn begin(&mut self) {
+            self.woken();
+        }
+
         fn awaited(&mut self) -> &mut Option<Sleep> {
             &mut self.sleep
         }

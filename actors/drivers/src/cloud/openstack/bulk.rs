@@ -185,7 +185,7 @@ impl Sweeping {
 
     async fn page_once(&self, after: Option<String>) -> Result<GlimpsePage, CloudError> {
         let answer = self.api.ask(self.api.page(Ask::servers(), after)).await?;
-        // Some milliseconds of work, which is nothing for a thread that serves a shard's VMs.
+        // Some milliseconds of work, which the VMs on this thread must not wait for.
         let read = spawn_blocking(move || answer.json()).await;
         read.unwrap_or_else(|_| Err(CloudError::Unavailable("a page cannot be read".to_owned())))
     }

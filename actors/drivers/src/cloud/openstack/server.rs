@@ -21,9 +21,9 @@ pub(super) struct Link {
     rel: String,
 }
 
-/// Whether the links of a page name a next one.
-pub(super) fn more_follows(links: &[Link]) -> bool {
-    links.iter().any(|link| link.rel == "next")
+/// Where the page after this one begins, if there is one: Nova's marker is the last server seen.
+pub(super) fn next_marker(links: &[Link], last: Option<VmId>) -> Option<String> {
+    last.filter(|_| links.iter().any(|link| link.rel == "next")).map(|last| last.to_string())
 }
 
 /// One server by itself.
@@ -77,9 +77,9 @@ pub(super) struct Flavor {
 }
 
 impl Page {
-    /// Where the next page begins, if there is one: Nova's marker is the last server seen.
+    /// Where the next page begins, if there is one.
     pub(super) fn next(&self) -> Option<String> {
-        self.servers.last().filter(|_| more_follows(&self.servers_links)).map(|last| last.id.to_string())
+        next_marker(&self.servers_links, self.servers.last().map(|last| last.id))
     }
 }
 

@@ -121,7 +121,7 @@ impl View {
         Self { began, calls: 0, seen: Vec::new(), complete: true }
     }
 
-    /// Takes a page in. Where the next one begins, if there is one: Nova's marker is the last server seen.
+    /// Takes a page in. Where the next one begins, if there is one.
     pub(super) fn take(&mut self, page: &GlimpsePage) -> Option<String> {
         self.calls += 1;
         for server in &page.servers {
@@ -129,7 +129,7 @@ impl View {
             self.complete &= sight != Sight::Silent;
             self.seen.push((server.id, sight));
         }
-        page.servers.last().filter(|_| server::more_follows(&page.servers_links)).map(|last| last.id.to_string())
+        server::next_marker(&page.servers_links, page.servers.last().map(|last| last.id))
     }
 
     /// How many servers it holds.

@@ -4,7 +4,7 @@
 //!             ┌──────────────── here ───────────────┐   ┌────────────── in the store ──────────────┐
 //! committed ─► announced ─► published, confirmed ─► out of the outbox ─ the next commit ─► out of it there
 //!                                                     ├ none for a while ─► a commit of its own ─┤
-//!                                              └ Halt, Restart ─► a commit of its own, then the end ┘
+//!                                                     └ Halt, Restart ─► a commit, then the end ─┘
 //! ```
 //!
 //! That an event is out decides nothing, and a write of the whole record for it would cost as much as the decision did.
@@ -13,11 +13,11 @@
 //! from the store, and what is in the outbox there goes out again: the same events, in their order, under the same ids.
 
 use actix::Context;
-use reeve_lifecycle::{Step, VmInput, next_deadline};
+use reeve_lifecycle::{Step, VmInput, confirmed, next_deadline};
 use reeve_protocol::Generation;
 
 use super::commit::Committed;
-use super::{Kept, Progress, Stage, VmSupervisor};
+use super::{Progress, Stage, VmSupervisor};
 use crate::actor::{End, Envelope, InputReply, ToVm};
 
 /// How far the events of a VM are.
@@ -113,8 +113,7 @@ impl VmSupervisor {
     }
 
     fn recording(&self) -> Box<Envelope> {
-        let through = self.record.outbox.first().map_or(self.record.sequence, |event| event.sequence - 1);
-        Box::new(Envelope::new(VmInput::Published { through }, None))
+        Box::new(Envelope::new(VmInput::Published { through: confirmed(&self.record) }, None))
     }
 
     /// Ends in order, to be started again.
@@ -143,10 +142,7 @@ impl VmSupervisor {
             Committed::Yes => {
                 envelope.answer(InputReply::Verdict(step.verdict));
                 if !step.purge {
-                    let before = self.record.events();
-                    self.record = Kept::new(step.record);
-                    self.outgoing.is_recorded();
-                    self.count_outbox(before);
+                    self.keep(step.record);
                     return self.finish_confirmed(ctx);
                 }
                 self.outgoing.end()

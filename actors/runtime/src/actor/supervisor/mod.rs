@@ -27,7 +27,7 @@ use std::time::Duration;
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
 use reeve_lifecycle::policy::POLICY_KEY;
 use reeve_lifecycle::record::{Hold, Presence};
-use reeve_lifecycle::{EffectKey, Ignored, ProbeVerdict, Step, Verdict, VmInput, step};
+use reeve_lifecycle::{EffectKey, Ignored, ProbeVerdict, Step, Verdict, VmInput, VmRecord, step};
 use reeve_protocol::Timestamp;
 use reeve_protocol::command::{Refusal, RefusalCode};
 use reeve_protocol::event::Child;
@@ -107,8 +107,16 @@ impl VmSupervisor {
     }
 
     fn count_outbox(&self, before: usize) {
-        let change = self.record.outbox.len().cast_signed() - before.cast_signed();
+        let change = self.record.events().cast_signed() - before.cast_signed();
         self.term.shared.counters.outbox.fetch_add(change as i64, Ordering::Relaxed);
+    }
+
+    /// This is the stored record now; returns the one before.
+    fn keep(&mut self, record: VmRecord) -> Kept {
+        let before = std::mem::replace(&mut self.record, Kept::new(record));
+        self.outgoing.is_recorded();
+        self.count_outbox(before.events());
+        before
     }
 
     fn is_stored(&self) -> bool {
@@ -285,10 +293,7 @@ impl VmSupervisor {
             Committed::Yes => self.decided(*envelope, step, ctx),
             Committed::Reload(Some(stored)) if again < MAX_REDECIDED => {
                 tracing::warn!(vm = %self.record.vm, "the store holds another record; the input is decided again");
-                let before = self.record.outbox.len();
-                self.record = Kept::new(*stored);
-                self.outgoing.is_recorded();
-                self.count_outbox(before);
+                self.keep(*stored);
                 // With a full outbox the input is held, and this is what frees the way.
                 self.announce(ctx);
                 self.decide(envelope, again + 1, ctx)
@@ -304,11 +309,7 @@ impl VmSupervisor {
     /// A decision is committed, or changed nothing: acknowledge, then act.
     fn decided(&mut self, envelope: Envelope, step: Step, ctx: &mut Context<Self>) -> Progress {
         let Step { record, changed, purge, effects, events: _, verdict } = step;
-        let before = changed.then(|| std::mem::replace(&mut self.record, Kept::new(record)));
-        if let Some(before) = &before {
-            self.outgoing.is_recorded();
-            self.count_outbox(before.outbox.len());
-        }
+        let before = changed.then(|| self.keep(record));
         let woken = matches!(envelope.input, VmInput::Tick);
         envelope.answer(InputReply::Verdict(verdict));
         if purge {
