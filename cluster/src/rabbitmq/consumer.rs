@@ -15,14 +15,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
+use lapin::BasicProperties;
 use lapin::types::FieldTable;
-use lapin::{Acker, BasicProperties};
 use reeve_ports::bus::{Consume, Settle};
 use reeve_ports::{BusError, Delivery, Message, Settlement};
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::ack::acknowledge;
+use super::acks::Acks;
 use super::backoff::Backoff;
 use super::channel::OwnChannel;
 use super::grave::{KEPT_BODY, Undertaker};
@@ -44,7 +44,21 @@ pub(crate) struct Raw {
     pub(crate) body: Bytes,
     /// Of the body as it came: of one over the limit only the beginning is kept.
     pub(crate) size: usize,
-    pub(crate) acker: Acker,
+    /// Its number on its channel.
+    tag: u64,
+    acks: Arc<Acks>,
+}
+
+impl Raw {
+    /// Acknowledges it. An error means that it may be delivered again.
+    async fn acknowledge(&self) -> Result<(), BusError> {
+        self.acks.settle(self.tag).await
+    }
+
+    /// Whether the broker has taken it back, unless it was acknowledged.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.acks.is_over()
+    }
 }
 
 /// A delivery in an inbox.
@@ -123,7 +137,7 @@ impl Settle for Settler {
             Settlement::Ack => {
                 let offer = self.offer.take().expect("a delivery is settled once, as settling consumes it");
                 self.inbox.settled(&offer);
-                acknowledge(&offer.delivery.acker).await
+                offer.delivery.acknowledge().await
             }
             Settlement::Dead(reason) => {
                 let timeout = self.source.undertaker.timeout();
@@ -148,7 +162,7 @@ impl Settler {
         let raw = &offer.delivery;
         self.source.undertaker.bury(raw, &self.source.queue, &reason, &self.source.stop).await?;
         self.inbox.settled(&offer);
-        acknowledge(&offer.delivery.acker).await
+        offer.delivery.acknowledge().await
     }
 }
 
@@ -180,17 +194,21 @@ async fn run(source: Arc<Source>, inbox: Arc<Inbox<Arc<Raw>>>, dropped: Cancella
                 tracing::debug!(queue = source.queue, session = session.number, "consuming");
                 // Nobody may be waiting for it.
                 let _ = ready.take().map(|ready| ready.send(()));
+                let acks = Arc::new(Acks::new(source.prefetch));
                 let end = tokio::select! {
                     () = dropped.cancelled() => true,
-                    () = fill(&source, &inbox, deliveries) => false,
+                    () = fill(&source, &inbox, &acks, deliveries) => false,
+                    () = acks.send(channel.get()) => false,
                     () = link.over(session.number) => false,
                 };
                 tracing::debug!(queue = source.queue, session = session.number, dropped = end, "no longer consuming");
                 if end {
                     inbox.close();
+                    acks.finish(channel.get()).await;
                     channel.close().await;
                     return;
                 }
+                acks.end();
                 inbox.begin_term();
             }
             Err(error) => tracing::warn!(queue = source.queue, %error, "cannot consume; trying again"),
@@ -204,17 +222,18 @@ async fn run(source: Arc<Source>, inbox: Arc<Inbox<Arc<Raw>>>, dropped: Cancella
 }
 
 /// Puts what comes into the inbox, until the channel ends.
-async fn fill(source: &Arc<Source>, inbox: &Arc<Inbox<Arc<Raw>>>, mut deliveries: lapin::Consumer) {
+async fn fill(source: &Arc<Source>, inbox: &Arc<Inbox<Arc<Raw>>>, acks: &Arc<Acks>, mut deliveries: lapin::Consumer) {
     let term = inbox.begin_term();
     while let Some(Ok(delivery)) = deliveries.next().await {
         let (tag, before) = (delivery.delivery_tag, wire::delivery_count(&delivery.properties));
-        let (properties, acker, mut body) = (delivery.properties, delivery.acker, delivery.data);
+        acks.delivered(tag);
+        let (properties, acks, mut body) = (delivery.properties, Arc::clone(acks), delivery.data);
         let size = body.len();
         if size > MAX_BODY {
             body.truncate(KEPT_BODY);
             body.shrink_to_fit();
         }
-        let raw = Raw { properties, body: Bytes::from(body), size, acker };
+        let raw = Raw { properties, body: Bytes::from(body), size, tag, acks };
         if size > MAX_BODY {
             tokio::spawn(bury_oversized(source.clone(), raw));
         } else {
@@ -228,7 +247,7 @@ async fn bury_oversized(source: Arc<Source>, raw: Raw) {
     let buried = source.undertaker.bury(&raw, &source.queue, &reason, &source.stop).await;
     // Not buried or not acknowledged, the broker delivers it again.
     if buried.is_ok() {
-        let _ = acknowledge(&raw.acker).await;
+        let _ = raw.acknowledge().await;
     }
 }
 

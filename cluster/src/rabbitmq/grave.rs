@@ -81,7 +81,7 @@ impl Undertaker {
                 tracing::warn!(source, reason = cut(reason), "a message became a dead letter");
                 return Ok(());
             };
-            if raw.acker.poisoned() || stop.is_cancelled() {
+            if raw.is_lost() || stop.is_cancelled() {
                 return Err(error);
             }
             tracing::debug!(source, %error, "the dead letter is not confirmed; trying again");

@@ -19,6 +19,7 @@
 //! Never: declares a cloud's exchange or queue, consumes one, puts a message back with `nack`, shows the password.
 
 mod ack;
+mod acks;
 mod audit;
 mod backoff;
 mod broker_url;

@@ -1,12 +1,21 @@
 //! Publishing with confirms.
 //!
-//! A pool of channels, each with one message on its way. lapin pairs a returned (unroutable) message with the first
-//! confirm that arrives after it, and RabbitMQ sends returns at once but confirms late, so on a channel with several
-//! messages on their way a lost one would be reported as taken and a taken one as lost. With one a channel there is
-//! nothing to mix up, and a channel whose confirm did not come is closed without harm to the others.
+//! ```text
+//! must arrive ─► a channel of its own from the idle ones ─► confirmed, or returned ─► idle again
+//! may vanish  ─► one of SHARED channels, in turn ─────────► confirmed
+//!                                       no confirm, refused: the channel is left and closes with its last message
+//! ```
+//!
+//! A message that must arrive has a channel to itself. lapin pairs a returned (unroutable) message with the first confirm
+//! that arrives after it, and RabbitMQ sends returns at once but confirms late, so on a channel with several such messages
+//! on their way a lost one would be reported as taken and a taken one as lost. With one a channel there is nothing to mix
+//! up. What may vanish is never returned: many share a channel, so that the broker works on several at a time and
+//! confirms them together, which costs it and us a good part less. Messages on different channels have no order among
+//! them; who needs one awaits the confirm.
 //!
 //! Bounds: [`LANES`] messages on their way, and [`LANES`] x [`LANE_BYTES`] bytes or one message.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +34,9 @@ const LANES: u32 = 128;
 
 /// A larger message takes the place of several.
 const LANE_BYTES: usize = 256 << 10;
+
+/// Channels for messages that may vanish.
+const SHARED: usize = 4;
 
 /// How often a blocked connection is looked at.
 const BLOCKED_LOOK: Duration = Duration::from_millis(50);
@@ -55,22 +67,80 @@ pub(crate) struct Publisher {
     topology: Arc<Topology>,
     timeout: Duration,
     places: Semaphore,
-    idle: Mutex<Vec<Lane>>,
+    lanes: Mutex<Lanes>,
+    /// One shared channel is opened at a time.
+    opening: tokio::sync::Mutex<()>,
     /// One repair of the topology at a time.
     repair: tokio::sync::Mutex<()>,
 }
 
-/// A channel with confirms that has nothing on its way.
-#[derive(Debug)]
+/// A channel with confirms. It closes with its last owner.
+#[derive(Debug, Clone)]
 struct Lane {
     session: u64,
     channel: Channel,
 }
 
+#[derive(Debug, Default)]
+struct Lanes {
+    /// Nothing is on its way on these.
+    idle: Vec<Lane>,
+    /// On these several messages are; the one at the front is next.
+    shared: VecDeque<Lane>,
+}
+
+/// A message on its way on a channel.
+struct OnItsWay<'a> {
+    publisher: &'a Publisher,
+    route: Route,
+    lane: Lane,
+    confirmed: bool,
+}
+
+impl Lane {
+    fn is(&self, other: &Self) -> bool {
+        self.session == other.session && self.channel.id() == other.channel.id()
+    }
+}
+
+impl Lanes {
+    /// One to use: of its own, or the next that is shared.
+    fn take(&mut self, session: u64, route: Route) -> Option<Lane> {
+        let lives = |lane: &Lane| lane.session == session && lane.channel.status().connected();
+        match route {
+            Route::Needed => {
+                self.idle.retain(lives);
+                self.idle.pop()
+            }
+            Route::Optional => {
+                self.shared.retain(lives);
+                if self.shared.len() < SHARED {
+                    return None;
+                }
+                self.shared.rotate_left(1);
+                self.shared.back().cloned()
+            }
+        }
+    }
+}
+
+impl Drop for OnItsWay<'_> {
+    fn drop(&mut self) {
+        let mut lanes = self.publisher.lanes();
+        match (self.route, self.confirmed) {
+            (Route::Needed, true) => lanes.idle.push(self.lane.clone()),
+            // Without a confirm nobody knows what the channel is good for.
+            (Route::Needed, false) | (Route::Optional, true) => {}
+            (Route::Optional, false) => lanes.shared.retain(|lane| !lane.is(&self.lane)),
+        }
+    }
+}
+
 impl Publisher {
     pub(crate) fn new(link: LinkWatch, topology: Arc<Topology>, timeout: Duration) -> Self {
-        let (places, idle) = (Semaphore::new(LANES as usize), Mutex::new(Vec::new()));
-        Self { link, topology, timeout, places, idle, repair: tokio::sync::Mutex::new(()) }
+        let (places, lanes) = (Semaphore::new(LANES as usize), Mutex::default());
+        let (opening, repair) = Default::default();
+        Self { link, topology, timeout, places, lanes, opening, repair }
     }
 
     /// Publishes, and returns when the broker has confirmed. Dropped half-way, the message may be there or not.
@@ -88,42 +158,44 @@ impl Publisher {
             tracing::warn!("closed the bus with messages on their way; whoever published them tries again");
         }
         self.places.close();
-        self.idle().clear();
+        *self.lanes() = Lanes::default();
     }
 
     async fn attempt(&self, parcel: &Parcel) -> Result<(), BusError> {
         let weight = u32::try_from(parcel.body.len() / LANE_BYTES).unwrap_or(LANES).saturating_add(1).min(LANES);
         let _place = self.places.acquire_many(weight).await.map_err(|_| closed())?;
         let session = self.ready().await?;
-        let lane = self.lane(&session).await?;
+        let lane = self.lane(&session, parcel.route).await?;
+        let mut on_its_way = OnItsWay { publisher: self, route: parcel.route, lane, confirmed: false };
         let options = BasicPublishOptions { mandatory: parcel.route == Route::Needed, immediate: false };
         let (exchange, key, properties) = (parcel.exchange.clone(), parcel.key.clone(), parcel.properties.clone());
-        // Any error and any early return drops the lane, which closes its channel.
-        let sent = lane.channel.basic_publish(exchange, key, options, &parcel.body, properties).await;
+        let sent = on_its_way.lane.channel.basic_publish(exchange, key, options, &parcel.body, properties).await;
         let confirmed = match sent {
             Ok(confirm) => confirm.await,
             Err(error) => Err(error),
         };
-        let result = match confirmed {
-            Ok(Confirmation::Ack(None)) => Ok(()),
+        match confirmed {
+            Ok(Confirmation::Ack(None)) => {
+                on_its_way.confirmed = true;
+                Ok(())
+            }
             Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))) => {
+                on_its_way.confirmed = true;
                 self.repair(&session).await;
                 Err(BusError::Unavailable(format!("no queue is bound for {} {}", parcel.exchange, parcel.key)))
             }
             Ok(Confirmation::Nack(None)) => {
                 // RabbitMQ 3.10 goes on refusing on this channel after the queue has a new leader: a new channel finds it.
-                return Err(BusError::Unavailable("the broker could not store it".to_owned()));
+                Err(BusError::Unavailable("the broker could not store it".to_owned()))
             }
             Ok(Confirmation::NotRequested) => unreachable!("every lane has confirms switched on"),
             Err(error) => {
                 if is_not_found(&error) {
                     self.repair(&session).await;
                 }
-                return Err(BusError::Unavailable(format!("lost before its confirm: {error}")));
+                Err(BusError::Unavailable(format!("lost before its confirm: {error}")))
             }
-        };
-        self.idle().push(lane);
-        result
+        }
     }
 
     /// The session, once there is one that takes messages: what is handed to a blocked connection only piles up.
@@ -138,22 +210,23 @@ impl Publisher {
         }
     }
 
-    async fn lane(&self, session: &Session) -> Result<Lane, BusError> {
-        let idle = {
-            let mut idle = self.idle();
-            idle.retain(|lane| lane.session == session.number && lane.channel.status().connected());
-            idle.pop()
-        };
-        if let Some(lane) = idle {
+    async fn lane(&self, session: &Session, route: Route) -> Result<Lane, BusError> {
+        let there_is = || self.lanes().take(session.number, route);
+        if let Some(lane) = there_is() {
             return Ok(lane);
         }
-        let opened = async {
-            let channel = session.connection.create_channel().await?;
-            channel.confirm_select(ConfirmSelectOptions::default()).await?;
-            Ok::<_, lapin::Error>(channel)
-        };
-        let channel = opened.await.map_err(|error| BusError::Unavailable(format!("no channel: {error}")))?;
-        Ok(Lane { session: session.number, channel })
+        match route {
+            Route::Needed => open(session).await,
+            Route::Optional => {
+                let _turn = self.opening.lock().await;
+                if let Some(lane) = there_is() {
+                    return Ok(lane);
+                }
+                let lane = open(session).await?;
+                self.lanes().shared.push_back(lane.clone());
+                Ok(lane)
+            }
+        }
     }
 
     /// Somebody has removed a queue, a binding or an exchange of ours: declares them again, for the next attempt.
@@ -174,9 +247,19 @@ impl Publisher {
         }
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Lane>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lanes(&self) -> std::sync::MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn open(session: &Session) -> Result<Lane, BusError> {
+    let opened = async {
+        let channel = session.connection.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        Ok::<_, lapin::Error>(channel)
+    };
+    let channel = opened.await.map_err(|error| BusError::Unavailable(format!("no channel: {error}")))?;
+    Ok(Lane { session: session.number, channel })
 }
 
 fn closed() -> BusError {

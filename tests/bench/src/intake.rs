@@ -26,6 +26,7 @@ use reeve_lifecycle::VmRecord;
 use reeve_ports::{Clock, SystemClock};
 use reeve_protocol::event::CloudEvent;
 use reeve_protocol::names;
+use serde_json::json;
 use tokio::sync::Mutex;
 
 use crate::broker::{Client, Keep, steady_rate};
@@ -80,6 +81,8 @@ struct Paced {
     latencies: Vec<f64>,
     /// Of the machine, on the average: by the senders and the broker that takes their messages as well.
     cores_busy: f64,
+    /// Processor time per message, by program.
+    us: BTreeMap<String, f64>,
 }
 
 impl Paced {
@@ -89,6 +92,7 @@ impl Paced {
             .of(self.latencies.len() as u64)
             .note("messages_per_second", self.per_second)
             .note("cores_busy", self.cores_busy)
+            .note("processor_us_per_message", json!(self.us))
             .note("p50_ms", share(0.5))
             .note("max_ms", share(1.0))
     }
@@ -195,6 +199,7 @@ impl Ground {
         let arrivals = events.arrivals.reach(count).await?;
         let (lasted, spent) = (SystemClock.elapsed().saturating_sub(began), spent_since(&had)?);
         let cores_busy = spent.values().sum::<Duration>().as_secs_f64() / lasted.as_secs_f64();
+        let us = us_per_message(&had, count)?;
         for (at, body) in arrivals {
             let event: CloudEvent = serde_json::from_slice(&body).context("an event")?;
             // The events of a VM come in the order of its messages.
@@ -207,6 +212,6 @@ impl Ground {
         drop(node);
         site.stop_node().await?;
         latencies.sort_by(f64::total_cmp);
-        Ok(Paced { per_second, latencies, cores_busy })
+        Ok(Paced { per_second, latencies, cores_busy, us })
     }
 }
