@@ -335,6 +335,13 @@ impl Policies {
         self.named.get(name).map(|terms| NamedPolicy { name: name.to_owned(), terms: terms.clone() })
     }
 
+    /// What is configured under the name of this policy now, if it is another.
+    #[must_use]
+    pub fn newer(&self, than: &NamedPolicy) -> Option<NamedPolicy> {
+        let terms = self.named.get(&than.name).filter(|terms| **terms != than.terms)?;
+        Some(NamedPolicy { name: than.name.clone(), terms: terms.clone() })
+    }
+
     /// The policy of a VM: by its metadata, else by its project, else `default`.
     #[must_use]
     pub fn resolve(&self, facts: &VmFacts) -> Resolved {
@@ -350,6 +357,17 @@ impl Policies {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_policy_is_newer_only_if_its_name_stands_for_other_terms_now() {
+        let policies = Policies::new(BTreeMap::new()).unwrap();
+        let policy = policies.get(DEFAULT_POLICY).unwrap();
+        assert_eq!(policies.newer(&policy), None);
+        let mut older = policy.clone();
+        older.terms.exempt = true;
+        assert_eq!(policies.newer(&older), Some(policy));
+        assert_eq!(policies.newer(&NamedPolicy { name: "dropped".to_owned(), ..older }), None);
+    }
 
     #[test]
     fn a_lease_longer_than_the_cap_is_refused() {

@@ -55,12 +55,12 @@ impl ClockTrust {
 
     /// The time to decide by: the wall clock's, or in doubt what it would be without the leap.
     pub(crate) fn now(&self) -> Timestamp {
-        self.doubt_a_leap(offset(self.clock.as_ref()));
+        let (now, elapsed) = (self.clock.now(), millis(self.clock.elapsed()));
+        self.doubt_a_leap(now.as_millis().saturating_sub(elapsed));
         if self.is_doubted() {
-            let elapsed = millis(self.clock.elapsed());
             Timestamp::from_millis(elapsed.saturating_add(self.believed_ms.load(Ordering::Relaxed)))
         } else {
-            self.clock.now()
+            now
         }
     }
 

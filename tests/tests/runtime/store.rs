@@ -10,7 +10,7 @@ use reeve_protocol::admin::AdminReply;
 use reeve_protocol::command::CommandKind;
 use reeve_protocol::{ShardId, Span};
 
-use crate::world::{World, run, short};
+use crate::world::{World, run, short, until};
 
 const EXTEND: CommandKind = CommandKind::LeaseExtend { by: None };
 
@@ -75,7 +75,9 @@ fn a_record_of_a_newer_format_is_parked_and_left_as_it_is() {
             })
             .await;
         let world = stopped.start().await;
-        assert_eq!(world.all_leases(2, "active").await.iter().filter(|vm| vm.state == "parked").count(), 1);
+        world.all_leases(2, "active").await;
+        let parked = || async { world.list().await.into_iter().find(|view| view.state == "parked") };
+        assert_eq!(until("its record is found to be unreadable", parked).await.id, vm);
         let reply = world.command("extend-1", vm, EXTEND).await;
         assert!(matches!(&reply, AdminReply::Refused(refusal) if refusal.message.contains("newer")), "{reply:?}");
         let stored = world.store.get(shard, vm).await.unwrap().unwrap();

@@ -19,6 +19,7 @@ mod link;
 mod poller;
 mod seldom;
 mod sleeping;
+mod starting;
 mod supervisor;
 mod system;
 
@@ -26,8 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use actix::{Actor, Message, WeakAddr};
-use bytes::Bytes;
+use actix::{Message, WeakAddr};
 use reeve_lifecycle::record::Hold;
 use reeve_lifecycle::{EffectKey, Outcome, Verdict, VmInput, VmRecord};
 use reeve_protocol::admin::ActorView;
@@ -38,7 +38,8 @@ use tokio::sync::oneshot;
 
 pub(crate) use self::arbiters::ArbiterPool;
 pub(crate) use self::intensity::{Intensity, Limit};
-pub(crate) use self::link::{End, VmLink};
+pub(crate) use self::link::End;
+pub(crate) use self::starting::{NewVm, Starting};
 pub use self::system::run_system;
 use crate::perform::Ownership;
 use crate::shared::{Over, Shared};
@@ -246,27 +247,6 @@ impl Drop for OwnedVm {
     fn drop(&mut self) {
         self.0.send(ToVm::Halt);
     }
-}
-
-/// Starts the supervisor of a record on an arbiter, with the bytes that it was read from. If the arbiter dies before it
-/// runs, the link tells so.
-pub(crate) fn spawn_vm(
-    arbiter: &arbiters::ArbiterRef,
-    term: Arc<ShardTerm>,
-    record: VmRecord,
-    stored: Option<Bytes>,
-    link: VmLink,
-) -> OwnedVm {
-    let depth = Depth::default();
-    let received = depth.clone();
-    let address = supervisor::VmSupervisor::start_in_arbiter(arbiter.handle(), move |_| {
-        let record = match stored {
-            Some(stored) => supervisor::Kept::stored(record, stored),
-            None => supervisor::Kept::new(record),
-        };
-        supervisor::VmSupervisor::new(term, record, link, received)
-    });
-    OwnedVm(VmHandle { address: address.downgrade(), depth })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 //!   └───── released ◄─ supervisors end ◄─ calls end, for a moment ◄──── Leaving
 //!
 //! a VM:  Loading ─► Live ─ ended, or not to be started ─► Loading (from the store, after a wait) …
-//!           └─ unreadable, to the store or here ─► Parked (said once, listed, never overwritten)
+//!           └─ unreadable, to the store or to its supervisor ─► Parked (said once, listed, never overwritten)
 //! ```
 //!
 //! What arrives before a record is loaded waits: nothing is taken for a new VM that is in the store. An owner that dies

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use actix::dev::ToEnvelope;
 use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, WeakAddr, WrapFuture};
+use reeve_lifecycle::input::Reason;
 use reeve_lifecycle::{EffectKey, PendingEffect, VmInput, VmRecord, Worker, next_deadline};
 use reeve_protocol::Timestamp;
 use reeve_protocol::admin::ActorView;
@@ -184,9 +185,13 @@ impl VmSupervisor {
 
     /// Tells the timer the next deadline.
     pub(super) fn arm(&mut self, ctx: &Context<Self>) {
-        let now = self.term.shared.trust.now();
+        self.arm_for(next_deadline(&self.record), ctx);
+    }
+
+    /// Tells the timer this deadline, which is the next.
+    pub(super) fn arm_for(&mut self, deadline: Option<(Timestamp, Reason)>, ctx: &Context<Self>) {
         // Its slot wakes what was missed.
-        let deadline = next_deadline(&self.record).filter(|(at, _)| *at > now || !self.waits_for_slot());
+        let deadline = deadline.filter(|(at, _)| !self.waits_for_slot() || *at > self.term.shared.trust.now());
         match &self.children.timer {
             Some(timer) => timer.tell(ToTimer::Arm(deadline)),
             None if self.children.waits(Child::LeaseTimer) => {}

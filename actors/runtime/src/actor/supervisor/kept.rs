@@ -1,7 +1,7 @@
 //! The record of a supervisor: packed while nobody looks at it, open while it is worked with.
 //!
 //! ```text
-//! read from the store ─► Stored, open ─ rest ─► Stored ─ rest ─► Packed ─ looked at ─► Packed, open ─ rest ─► Packed
+//! Unread ─ read ─► Stored, open ─ rest ─► Stored ─ rest ─► Packed ─ looked at ─► Packed, open ─ rest ─► Packed
 //!   decided anew, events out ─► Open ─ rest ─► Rested ─ rest, idle ─┘
 //! ```
 //!
@@ -9,6 +9,9 @@
 //! its backups name the same volumes, its policy is that of thousands, and each name is an allocation. Looking opens it
 //! within microseconds. Nothing is packed at its first rest: a fleet that comes up has no time for it, and what was just
 //! decided is soon looked at again. The next sign of life packs it.
+//!
+//! A stored record is read by the supervisor itself, on its arbiter, when it starts, and rests right after: what reading
+//! takes is given back by the thread that took it, before the next record is read.
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -19,6 +22,7 @@ use bytes::Bytes;
 use reeve_lifecycle::policy::DEFAULT_POLICY;
 use reeve_lifecycle::record::{Health, HistoryEntry, Presence, RECORD_FORMAT};
 use reeve_lifecycle::{Policies, VmRecord, confirm};
+use reeve_ports::store::Stored;
 use reeve_protocol::{CloudName, Timestamp, VmId, codec};
 
 /// What happens most in the life of a VM.
@@ -56,6 +60,8 @@ pub(in crate::actor) struct Kept {
 
 /// What there is beside an open record, or in its place.
 enum Form {
+    /// What the store gave, before it was read; nobody looks at it.
+    Unread(Box<Stored>),
     /// Nothing.
     Open,
     /// Nothing, and it rested once.
@@ -69,17 +75,25 @@ enum Form {
 impl Kept {
     /// One that was decided.
     pub(in crate::actor) fn new(record: VmRecord) -> Self {
-        Self::of(record, Form::Open)
+        Self::of(Box::new(record), Form::Open)
     }
 
-    /// One that was read from these bytes.
-    pub(in crate::actor) fn stored(record: VmRecord, bytes: Bytes) -> Self {
-        Self::of(record, Form::Stored(bytes))
+    /// One that is stored, and is to be read before anybody looks at it.
+    pub(in crate::actor) fn unread(stored: Stored) -> Self {
+        Self { open: OnceCell::new(), form: Form::Unread(Box::new(stored)), is_up: false, is_held: false }
     }
 
-    fn of(record: VmRecord, form: Form) -> Self {
+    /// Reads what is not read yet. What cannot be read stays unread.
+    pub(super) fn read(&mut self) -> Result<(), String> {
+        if let Form::Unread(stored) = &self.form {
+            *self = Self::of(decode(stored)?, Form::Stored(stored.value.clone()));
+        }
+        Ok(())
+    }
+
+    fn of(record: Box<VmRecord>, form: Form) -> Self {
         let (is_up, is_held) = (record.health == Health::Up, !record.holds.is_empty());
-        Self { open: OnceCell::from(Box::new(record)), form, is_up, is_held }
+        Self { open: OnceCell::from(record), form, is_up, is_held }
     }
 
     /// Whether the VM is known to be well; asked at every sign of life, so it opens nothing.
@@ -125,12 +139,13 @@ impl Kept {
                 Err(_) => return,
             },
             (Form::Stored(stored), None) => self.form = packed(stored),
-            (Form::Rested | Form::Packed(_), None) | (Form::Stored(_) | Form::Packed(_), Some(_)) => {}
+            (Form::Unread(_) | Form::Rested | Form::Packed(_), None)
+            | (Form::Unread(_) | Form::Stored(_) | Form::Packed(_), Some(_)) => {}
         }
         self.open.take();
     }
 
-    fn unpacked(&self) -> VmRecord {
+    fn unpacked(&self) -> Box<VmRecord> {
         let decoded = |bytes: &[u8]| codec::decode(RECORD_FORMAT, bytes).expect("it was read or written here before").1;
         match &self.form {
             Form::Stored(stored) => decoded(stored),
@@ -138,9 +153,21 @@ impl Kept {
                 let unpacked = lz4_flex::block::decompress_size_prepended_with_dict(packed, &COMMONS);
                 decoded(&unpacked.expect("it was packed here"))
             }
-            Form::Open | Form::Rested => unreachable!("it is open until it is packed"),
+            Form::Unread(_) | Form::Open | Form::Rested => {
+                unreachable!("it is read first, and open until it is packed")
+            }
         }
     }
+}
+
+/// A stored record, or why it cannot be read.
+fn decode(stored: &Stored) -> Result<Box<VmRecord>, String> {
+    let (_, record) =
+        codec::decode::<Box<VmRecord>>(RECORD_FORMAT, &stored.value).map_err(|error| error.to_string())?;
+    if record.vm != stored.vm || record.generation != stored.generation {
+        return Err(format!("it says that it is {} of generation {}", record.vm, record.generation));
+    }
+    Ok(record)
 }
 
 fn packed(stored: &[u8]) -> Form {
@@ -151,7 +178,7 @@ impl Deref for Kept {
     type Target = VmRecord;
 
     fn deref(&self) -> &VmRecord {
-        self.open.get_or_init(|| Box::new(self.unpacked()))
+        self.open.get_or_init(|| self.unpacked())
     }
 }
 
@@ -170,10 +197,33 @@ mod tests {
         record
     }
 
+    fn read(value: Bytes) -> Kept {
+        let mut kept = Kept::unread(Stored { vm: record().vm, generation: record().generation, value });
+        kept.read().unwrap();
+        kept
+    }
+
+    #[test]
+    fn what_is_damaged_or_of_another_vm_or_generation_stays_unread() {
+        let (vm, generation) = (record().vm, record().generation);
+        let value = Bytes::from(codec::encode(RECORD_FORMAT, &record()).unwrap());
+        let other: VmId = "00000000-0000-4000-8000-000000000008".parse().unwrap();
+        for stored in [
+            Stored { vm, generation, value: value.slice(..9) },
+            Stored { vm: other, generation, value: value.clone() },
+            Stored { vm, generation: generation.next(), value },
+        ] {
+            let mut kept = Kept::unread(stored);
+            assert!(kept.read().is_err());
+            kept.rest();
+            assert!(matches!(kept.form, Form::Unread(_)) && kept.events() == 0);
+        }
+    }
+
     #[test]
     fn what_rests_is_the_same_when_it_is_looked_at() {
         let bytes = Bytes::from(codec::encode(RECORD_FORMAT, &record()).unwrap());
-        for mut kept in [Kept::new(record()), Kept::stored(record(), bytes.clone())] {
+        for mut kept in [Kept::new(record()), read(bytes.clone())] {
             for _ in 0..4 {
                 kept.rest();
                 assert!(kept.is_up());
@@ -201,7 +251,7 @@ mod tests {
     #[test]
     fn nothing_is_packed_at_its_first_rest() {
         let bytes = Bytes::from(codec::encode(RECORD_FORMAT, &record()).unwrap());
-        let mut read = Kept::stored(record(), bytes);
+        let mut read = read(bytes);
         read.rest();
         assert!(matches!(read.form, Form::Stored(_)) && read.open.get().is_none());
         assert_eq!(*read, record());

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, ActorState, AsyncContext, Context, WrapFuture};
 use reeve_lifecycle::policy::POLICY_KEY;
 use reeve_lifecycle::record::{Hold, Presence};
 use reeve_lifecycle::{EffectKey, Ignored, ProbeVerdict, Step, Verdict, VmInput, VmRecord, step};
@@ -37,9 +37,10 @@ use self::commit::{Committed, commit, write_of};
 use self::events::Outgoing;
 pub(super) use self::kept::Kept;
 use self::queues::Queues;
+use super::link::VmLink;
 use super::seldom::Seldom;
 use super::sleeping::staying;
-use super::{Depth, End, Envelope, InputReply, ShardTerm, ToVm, VmHandle, VmLink};
+use super::{Depth, End, Envelope, InputReply, ShardTerm, ToVm, VmHandle};
 
 /// How many inputs wait for the outbox to have room. Past it senders are told to come again.
 const MAX_HELD: usize = 64;
@@ -117,6 +118,17 @@ impl VmSupervisor {
         self.outgoing.is_recorded();
         self.count_outbox(before.events());
         before
+    }
+
+    /// Reads the record, before any message; with one that cannot be read it ends, and hears nothing.
+    fn read(&mut self, ctx: &mut Context<Self>) {
+        let before = self.record.events();
+        match self.record.read() {
+            Ok(()) => self.count_outbox(before),
+            Err(why) => {
+                self.end(End::Parked(why), ctx);
+            }
+        }
     }
 
     fn is_stored(&self) -> bool {
@@ -399,6 +411,10 @@ impl Actor for VmSupervisor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
+        // One that was never polled is started while it goes down with its arbiter: it has nothing to say of its record.
+        if ctx.state() == ActorState::Running {
+            self.read(ctx);
+        }
         staying(ctx);
     }
 }

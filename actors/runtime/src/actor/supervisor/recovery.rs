@@ -13,7 +13,9 @@
 use std::time::Duration;
 
 use actix::Context;
+use reeve_lifecycle::input::Reason;
 use reeve_lifecycle::{Outcome, PendingEffect, VmInput, next_deadline, recover};
+use reeve_protocol::Timestamp;
 use reeve_protocol::event::{Alert, Child};
 
 use super::VmSupervisor;
@@ -27,34 +29,32 @@ impl VmSupervisor {
         }
         self.announce(ctx);
         self.watch(None, ctx);
-        let wait = self.slot();
-        if wait.is_zero() {
-            self.wake(ctx);
-        } else {
-            self.queues.slot = Some(self.term.shared.clock.elapsed() + wait);
-            self.arm(ctx);
-            self.after(wait, ToVm::Wake, ctx);
+        let deadline = next_deadline(&self.record);
+        match self.slot(deadline) {
+            None => self.arm_for(deadline, ctx),
+            Some(wait) if wait.is_zero() => self.wake(ctx),
+            Some(wait) => {
+                self.queues.slot = Some(self.term.shared.clock.elapsed() + wait);
+                self.arm_for(deadline, ctx);
+                self.after(wait, ToVm::Wake, ctx);
+            }
         }
         if self.record.alerts.contains(&Alert::SupervisionExhausted) {
             // Whichever child it was of the predecessor's.
             self.recovered_later(Child::Poller, ctx);
         }
-        let configured = self.term.shared.policies.get(&self.record.policy.name);
-        if let Some(policy) = configured.filter(|policy| *policy != self.record.policy) {
+        if let Some(policy) = self.term.shared.policies.newer(&self.record.policy) {
             self.input_later(VmInput::PolicyAssigned { policy, unknown: None }, ctx);
         }
     }
 
-    /// How long what was missed waits for its slot.
-    fn slot(&self) -> Duration {
+    /// How long what was missed waits for its slot; nothing, if nothing was.
+    fn slot(&self, deadline: Option<(Timestamp, Reason)>) -> Option<Duration> {
         let shared = &self.term.shared;
         let now = shared.trust.now();
-        let is_overdue = next_deadline(&self.record).is_some_and(|(at, _)| at <= now);
-        if is_overdue || !recover(&self.record, now).is_empty() {
-            shared.pacer.slot(shared.clock.elapsed())
-        } else {
-            Duration::ZERO
-        }
+        let is_overdue = deadline.is_some_and(|(at, _)| at <= now);
+        let has_missed = is_overdue || !recover(&self.record, now).is_empty();
+        has_missed.then(|| shared.pacer.slot(shared.clock.elapsed()))
     }
 
     /// Whether a deadline that has come waits for its slot.

@@ -5,14 +5,12 @@ use std::time::Duration;
 
 use futures::future::{Either, select};
 use ractor::ActorRef;
-use reeve_lifecycle::record::RECORD_FORMAT;
-use reeve_lifecycle::{VmInput, VmRecord};
+use reeve_lifecycle::VmInput;
 use reeve_ports::coordination::CoordinationError;
-use reeve_ports::store::Stored;
 use reeve_ports::{CloudError, StoreError};
 use reeve_protocol::command::{Refusal, RefusalCode};
 use reeve_protocol::observation::VmState;
-use reeve_protocol::{Epoch, ShardId, VmId, codec};
+use reeve_protocol::{Epoch, ShardId, VmId};
 
 use super::tenure::{ACTS_END, COMMITS_END};
 use super::{Claim, Routed, ToShard, claim};
@@ -35,15 +33,6 @@ const SOON_TRIES: u32 = 50;
 const CLAIM_LATER: Duration = Duration::from_millis(200);
 /// How long the outcome of a call that has ended takes to its supervisor, at most.
 const OUTCOMES: Duration = Duration::from_millis(10);
-
-/// A stored record, or why it cannot be read.
-pub(super) fn decode(stored: &Stored) -> Result<VmRecord, String> {
-    let (_, record) = codec::decode::<VmRecord>(RECORD_FORMAT, &stored.value).map_err(|error| error.to_string())?;
-    if record.vm != stored.vm || record.generation != stored.generation {
-        return Err(format!("it says that it is {} of generation {}", record.vm, record.generation));
-    }
-    Ok(record)
-}
 
 /// Owns the shard, from the wait to be wanted to its end.
 pub(super) async fn owning(shared: Arc<Shared>, shard: ShardId, owner: ActorRef<ToShard>) {

@@ -4,36 +4,25 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use ractor::ActorRef;
 use reeve_lifecycle::{Ignored, Verdict, VmInput, VmRecord};
 use reeve_ports::store::{DamagedRecord, Page, Stored};
 use reeve_protocol::command::{CommandKind, Refusal, RefusalCode};
 use reeve_protocol::{Epoch, VmId};
 
-use super::load::{self, decode, reload};
+use super::load::{self, reload};
 use super::tenure::Tenure;
 use super::{Broadcast, Found, MAX_WAITING, Phase, Routed, ShardState, Slot, ToShard, found};
-use crate::actor::{End, InputReply, Limit, ToVm, VmLink, spawn_vm};
+use crate::actor::{End, InputReply, Limit, NewVm, ShardTerm, Starting, ToVm};
 use crate::performer::Task;
 
 impl ShardState {
     pub(super) async fn page(&mut self, epoch: Epoch, page: Page, myself: &ActorRef<ToShard>) {
         if self.is_current(epoch) && self.phase == Phase::Loading {
-            for stored in page.records {
-                self.loaded(stored, myself).await;
-            }
+            self.start(page.records.into_iter().map(NewVm::stored).collect(), myself).await;
             for DamagedRecord { vm, why } in page.damaged {
                 self.park(vm, why);
             }
-        }
-    }
-
-    async fn loaded(&mut self, stored: Stored, myself: &ActorRef<ToShard>) {
-        let vm = stored.vm;
-        match decode(&stored) {
-            Ok(record) => self.start(record, Some(stored.value), myself).await,
-            Err(reason) => self.park(vm, reason),
         }
     }
 
@@ -45,32 +34,36 @@ impl ShardState {
         }
     }
 
-    /// Starts the supervisor of a record, with the bytes that it was read from, and hands over what waited for it. One
-    /// that cannot be started is tried again from the store: a VM that were forgotten here would be taken for one that
-    /// has no record.
-    async fn start(&mut self, record: VmRecord, stored: Option<Bytes>, myself: &ActorRef<ToShard>) {
+    /// Starts supervisors, and hands over what waited for them. Those that cannot be started are tried again from the
+    /// store: a VM that were forgotten here would be taken for one that has no record.
+    async fn start(&mut self, vms: Vec<NewVm>, myself: &ActorRef<ToShard>) {
         let Some(term) = self.tenure.as_ref().map(|tenure| Arc::clone(tenure.term())) else { return };
-        let vm = record.vm;
-        let arbiter = match self.arbiters.get(usize::from(self.shard.0)).await {
-            Ok(arbiter) => arbiter,
-            Err(error) => {
-                let wait = self.read_again(vm, myself);
-                tracing::warn!(%vm, %error, ?wait, "a supervisor cannot be started; it is tried again");
-                return;
+        match self.arbiters.get(usize::from(self.shard.0)).await {
+            Ok(arbiter) => {
+                let mut starting = Starting::of(vms.len());
+                vms.into_iter().for_each(|new| self.add(new, &term, &mut starting));
+                starting.on(&arbiter);
             }
-        };
-        self.incarnations += 1;
-        let incarnation = self.incarnations;
-        let link = VmLink::new(Arc::clone(&term), vm, incarnation);
-        let started = spawn_vm(&arbiter, term, record, stored, link);
-        for (cloud, hold) in &self.holds {
-            started.handle().send(ToVm::Hold { cloud: cloud.clone(), hold: *hold, begins: true });
+            Err(error) => {
+                for vm in vms.iter().map(NewVm::vm) {
+                    let wait = self.read_again(vm, myself);
+                    tracing::warn!(%vm, %error, ?wait, "a supervisor cannot be started; it is tried again");
+                }
+            }
         }
-        let handle = started.handle().clone();
-        handle.send(ToVm::Begin);
+    }
+
+    fn add(&mut self, new: NewVm, term: &Arc<ShardTerm>, starting: &mut Starting) {
+        self.incarnations += 1;
+        let (vm, incarnation) = (new.vm(), self.incarnations);
+        let holds = self.holds.iter().cloned().map(|(cloud, hold)| ToVm::Hold { cloud, hold, begins: true });
+        let started = starting.add(term, new, incarnation, holds.chain([ToVm::Begin]));
         let before = self.vms.write().insert(vm, Slot::Live { vm: started, incarnation });
         if let Some(Slot::Loading { waiting, .. }) = before {
-            waiting.into_iter().for_each(|routed| handle.send(routed.envelope()));
+            for routed in waiting {
+                // It is there now.
+                self.hand_over(routed);
+            }
         }
     }
 
@@ -135,7 +128,7 @@ impl ShardState {
         };
         let policy = self.shared.policies.resolve(facts).policy;
         let vm = routed.vm;
-        self.start(VmRecord::unseen(vm, cloud, policy), None, myself).await;
+        self.start(vec![NewVm::unseen(VmRecord::unseen(vm, cloud, policy))], myself).await;
         match self.vms.write().get_mut(&vm) {
             Some(Slot::Live { vm, .. }) => vm.handle().send(routed.envelope()),
             Some(Slot::Loading { waiting, .. }) => waiting.push(routed),
@@ -212,7 +205,7 @@ impl ShardState {
             return;
         }
         match stored {
-            Ok(Some(stored)) => self.loaded(stored, myself).await,
+            Ok(Some(stored)) => self.start(vec![NewVm::stored(stored)], myself).await,
             Ok(None) => {
                 // It never was stored, or it was purged: what waited is about a VM that is not known.
                 if let Some(Slot::Loading { waiting, .. }) = self.vms.remove(vm) {
