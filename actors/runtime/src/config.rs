@@ -113,7 +113,7 @@ pub struct RuntimeConfig {
     pub shards: u16,
     /// Arbiter threads; 0 takes one per core. Default 0.
     pub arbiters: usize,
-    /// Unsettled messages per consumer: the bound of what is in flight. Default 256.
+    /// Unsettled messages per consumer: the bound of what is in flight. Default 1,024.
     pub prefetch: u16,
     /// The time between two complete listings of a cloud. Default 5 min.
     pub reconcile_every: Span,
@@ -139,7 +139,7 @@ impl Default for RuntimeConfig {
         Self {
             shards: 64,
             arbiters: 0,
-            prefetch: 256,
+            prefetch: 1_024,
             reconcile_every: Span::from_secs(300),
             unreadable_after: 3,
             timeouts: Timeouts::default(),

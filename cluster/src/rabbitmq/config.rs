@@ -16,7 +16,7 @@ pub struct RabbitConfig {
     pub url: BrokerUrl,
     /// Who signed the broker's certificate. `None`: the authorities of the machine. Set, only these are trusted.
     pub ca: Option<Authority>,
-    /// The most unsettled messages of one consumer, whatever it asks for. Default 256.
+    /// The most unsettled messages of one consumer, whatever it asks for. Default 1,024.
     pub prefetch: u16,
     /// How long a publish may take until the broker has confirmed it. Default 5 s.
     pub publish_timeout: Duration,
@@ -100,7 +100,7 @@ impl RabbitConfig {
         Self {
             url,
             ca: None,
-            prefetch: 256,
+            prefetch: 1_024,
             publish_timeout: Duration::from_secs(5),
             intakes: Vec::new(),
             shards: 64,

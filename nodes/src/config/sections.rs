@@ -100,7 +100,7 @@ pub struct BusSection {
 }
 
 const fn default_prefetch() -> u16 {
-    256
+    1_024
 }
 
 const fn default_publish_timeout() -> Span {

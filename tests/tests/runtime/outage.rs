@@ -15,7 +15,7 @@ use reeve_protocol::command::CommandKind;
 use crate::world::{World, run, short, until};
 
 /// More than an outbox, what a supervisor holds and a prefetch together.
-const COMMANDS: usize = 700;
+const COMMANDS: usize = 1_500;
 
 #[test]
 fn a_bus_that_is_away_for_minutes_holds_intake_back_and_loses_nothing() {
