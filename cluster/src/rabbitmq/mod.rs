@@ -1,7 +1,7 @@
 //! The bus on RabbitMQ (3.10 and later), with lapin over rustls.
 //!
 //! ```text
-//!                       ┌─ Link "publish" ── Publisher: 128 channels with confirms
+//!                       ┌─ Link "publish" ── Publisher: channels with confirms
 //!   RabbitBus ── stop ──┤                       ▲ dead letters
 //!                       └─ Link "consume" ──┬─ RabbitConsumer (task + inbox) each
 //!                                           ├─ keep_bound for each intake
