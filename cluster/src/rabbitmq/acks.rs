@@ -3,7 +3,8 @@
 //! ```text
 //!   delivered ──► settled by the application ──► sent
 //!                    │ everything before it is settled: one frame for all of them
-//!                    │ something before it is not: with them, or by itself after HOLD, or when many wait
+//!                    │ something before it is not: with them, or by itself after HOLD, or when many wait, or at once
+//!                    │   when that is a laggard
 //!                    └ the channel ended: told so; the broker delivers it again
 //! ```
 //!
@@ -11,13 +12,15 @@
 //! settled when their records are committed, which happens to many at once and not quite in their order, so that some
 //! milliseconds of waiting make one entry of dozens.
 //!
-//! Bounds: what the prefetch lets the broker deliver, and [`HOLD`].
+//! Bounds: what is not acknowledged is bounded by the prefetch, and how long a settled message waits by [`HOLD`]. One that
+//! is not settled for long ([`LAGGARD`]) is not waited for: the others must not run into the prefetch because of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::future::join_all;
 use lapin::Channel;
 use lapin::options::BasicAckOptions;
 use reeve_ports::BusError;
@@ -32,6 +35,9 @@ const GATHER: Duration = Duration::from_millis(1);
 /// The longest wait for a message before it that is not settled.
 const HOLD: Duration = Duration::from_millis(50);
 
+/// A message that is with the application for so long.
+const LAGGARD: Duration = Duration::from_secs(1);
+
 /// Tells whoever settled that it is on its way, or that it never will be.
 type Told = oneshot::Sender<Result<(), BusError>>;
 
@@ -42,17 +48,13 @@ pub(crate) struct Acks {
     settled: Notify,
 }
 
-/// Which deliveries of a channel are settled, and which the broker knows to be.
+/// The deliveries of a channel that the broker has no acknowledgement of. Each is in one of the two.
 #[derive(Debug)]
 struct Ledger<T> {
-    /// All before it have been sent.
-    next: u64,
-    /// The newest delivery.
-    newest: u64,
-    /// Settled and not sent.
+    /// With the application, since when.
+    unsettled: BTreeMap<u64, Instant>,
+    /// Settled and not sent, since when.
     waiting: BTreeMap<u64, (Instant, T)>,
-    /// Sent by themselves, while one before them was not settled.
-    alone: BTreeSet<u64>,
     /// More than these do not wait for one before them.
     most: usize,
     over: bool,
@@ -74,7 +76,7 @@ impl Acks {
 
     /// A delivery has come.
     pub(crate) fn delivered(&self, tag: u64) {
-        self.locked().newest = tag;
+        self.locked().delivered(tag, Instant::now());
     }
 
     /// A delivery is settled; returns when the broker is told. An error means that it may be delivered again.
@@ -92,12 +94,12 @@ impl Acks {
         self.locked().over
     }
 
-    /// Sends what is settled, until the channel ends.
+    /// Sends what is settled, until the channel ends. Given up at any moment, it has handed over all that it took.
     pub(crate) async fn send(&self, channel: &Channel) {
         while channel.status().connected() {
             self.something().await;
             let frames = self.locked().take(Instant::now());
-            deliver(channel, frames).await;
+            hand_over(channel, frames).await;
         }
     }
 
@@ -109,13 +111,14 @@ impl Acks {
             ledger.most = 0;
             ledger.take(Instant::now())
         };
-        deliver(channel, frames).await;
+        hand_over(channel, frames).await;
     }
 
     /// The channel is gone: whoever waits is told.
     pub(crate) fn end(&self) {
         let mut ledger = self.locked();
         ledger.over = true;
+        ledger.unsettled.clear();
         ledger.waiting.clear();
     }
 
@@ -130,10 +133,10 @@ impl Acks {
                 },
                 None => self.settled.notified().await,
             }
-            if !self.locked().is_idle() {
+            if !self.locked().unsettled.is_empty() {
                 tokio::time::sleep(GATHER).await;
             }
-            if self.locked().has_next() {
+            if self.locked().is_ready(Instant::now()) {
                 return;
             }
         }
@@ -144,37 +147,50 @@ impl Acks {
     }
 }
 
-async fn deliver(channel: &Channel, frames: Vec<Frame<Told>>) {
-    for Frame { tag, multiple, told } in frames {
+/// Hands all frames over when it is first polled, in their order, and waits until they are on their way.
+async fn hand_over(channel: &Channel, frames: Vec<Frame<Told>>) {
+    let handing = frames.into_iter().map(|Frame { tag, multiple, told }| async move {
         let sending = async { channel.basic_ack(tag, BasicAckOptions { multiple }).await.is_ok() };
         let sent = within_limits(sending, || !channel.status().connected()).await;
         for told in told {
             // Whoever settled it may not be interested any more.
             let _ = told.send(sent.clone());
         }
-    }
+    });
+    join_all(handing).await;
 }
 
 impl<T> Ledger<T> {
     fn new(most: usize) -> Self {
-        Self { next: 1, newest: 0, waiting: BTreeMap::new(), alone: BTreeSet::new(), most, over: false }
+        Self { unsettled: BTreeMap::new(), waiting: BTreeMap::new(), most, over: false }
+    }
+
+    fn delivered(&mut self, tag: u64, now: Instant) {
+        if !self.over {
+            self.unsettled.insert(tag, now);
+        }
     }
 
     /// Whether it was taken.
     fn settle(&mut self, tag: u64, now: Instant, told: T) -> bool {
-        if !self.over {
+        let taken = !self.over && self.unsettled.remove(&tag).is_some();
+        if taken {
             self.waiting.insert(tag, (now, told));
         }
-        !self.over
+        taken
     }
 
-    /// Whether nothing is with the application, so that no neighbour can come.
-    fn is_idle(&self) -> bool {
-        self.next + (self.waiting.len() + self.alone.len()) as u64 > self.newest
+    /// Whether there is something to send before one that waits is due.
+    fn is_ready(&self, now: Instant) -> bool {
+        let Some((first, _)) = self.waiting.first_key_value() else { return false };
+        let is_next = self.unsettled.first_key_value().is_none_or(|(unsettled, _)| first < unsettled);
+        is_next || self.is_in_haste(now)
     }
 
-    fn has_next(&self) -> bool {
-        self.waiting.contains_key(&self.next) || self.waiting.len() > self.most
+    /// Whether nothing waits for one before it.
+    fn is_in_haste(&self, now: Instant) -> bool {
+        let lags = self.unsettled.first_key_value().is_some_and(|(_, since)| *since + LAGGARD <= now);
+        lags || self.waiting.len() > self.most
     }
 
     /// When something is sent even though one before it is not settled.
@@ -184,28 +200,23 @@ impl<T> Ledger<T> {
 
     /// What is to be sent now.
     fn take(&mut self, now: Instant) -> Vec<Frame<T>> {
+        let rest = match self.unsettled.first_key_value() {
+            Some((unsettled, _)) => self.waiting.split_off(unsettled),
+            None => BTreeMap::new(),
+        };
+        let neighbours = mem::replace(&mut self.waiting, rest);
         let mut frames = Vec::new();
-        let mut together = Frame { tag: 0, multiple: true, told: Vec::new() };
-        loop {
-            if let Some((_, told)) = self.waiting.remove(&self.next) {
-                together.tag = self.next;
-                together.told.push(told);
-            } else if !self.alone.remove(&self.next) {
-                break;
+        if let Some((&tag, _)) = neighbours.last_key_value() {
+            let told = neighbours.into_values().map(|(_, told)| told).collect();
+            frames.push(Frame { tag, multiple: true, told });
+        }
+        let in_haste = self.is_in_haste(now);
+        for (tag, (since, told)) in mem::take(&mut self.waiting) {
+            if in_haste || since + HOLD <= now {
+                frames.push(Frame { tag, multiple: false, told: vec![told] });
+            } else {
+                self.waiting.insert(tag, (since, told));
             }
-            self.next += 1;
-        }
-        if !together.told.is_empty() {
-            frames.push(together);
-        }
-        let crowded = self.waiting.len() > self.most;
-        let (send, wait) =
-            mem::take(&mut self.waiting).into_iter().partition(|(_, (since, _))| crowded || *since + HOLD <= now);
-        self.waiting = wait;
-        let send: BTreeMap<u64, (Instant, T)> = send;
-        for (tag, (_, told)) in send {
-            self.alone.insert(tag);
-            frames.push(Frame { tag, multiple: false, told: vec![told] });
         }
         frames
     }
@@ -213,12 +224,16 @@ impl<T> Ledger<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
 
-    fn ledger(delivered: u64) -> Ledger<u64> {
-        Ledger { newest: delivered, ..Ledger::new(8) }
+    fn ledger(delivered: u64, now: Instant) -> Ledger<u64> {
+        let mut ledger = Ledger::new(8);
+        (1..=delivered).for_each(|tag| ledger.delivered(tag, now));
+        ledger
     }
 
     fn settle(ledger: &mut Ledger<u64>, tags: impl IntoIterator<Item = u64>, now: Instant) {
@@ -233,22 +248,24 @@ mod tests {
 
     #[test]
     fn neighbours_are_one_frame_in_whatever_order_they_were_settled() {
-        let (mut ledger, now) = (ledger(5), Instant::now());
+        let now = Instant::now();
+        let mut ledger = ledger(5, now);
         settle(&mut ledger, [3, 1, 2], now);
-        assert!(!ledger.is_idle());
+        assert!(ledger.is_ready(now));
         let frames = ledger.take(now);
         assert_eq!(frames.iter().map(|frame| frame.told.clone()).collect::<Vec<_>>(), [[1, 2, 3]]);
         assert_eq!(sent(frames), [(3, true)]);
         settle(&mut ledger, [5, 4], now);
-        assert!(ledger.is_idle());
         assert_eq!(sent(ledger.take(now)), [(5, true)]);
+        assert!(ledger.unsettled.is_empty() && ledger.waiting.is_empty(), "nothing is kept of what is over");
     }
 
     #[test]
     fn one_that_is_slow_is_waited_for_and_not_for_long() {
-        let (mut ledger, now) = (ledger(4), Instant::now());
+        let now = Instant::now();
+        let mut ledger = ledger(4, now);
         settle(&mut ledger, [2, 3], now);
-        assert!(!ledger.has_next());
+        assert!(!ledger.is_ready(now));
         assert_eq!(sent(ledger.take(now)), []);
         assert_eq!(ledger.due(), Some(now + HOLD));
         assert_eq!(sent(ledger.take(now + HOLD)), [(2, false), (3, false)]);
@@ -260,17 +277,32 @@ mod tests {
 
     #[test]
     fn when_many_wait_for_one_they_are_sent_without_it() {
-        let (mut ledger, now) = (ledger(20), Instant::now());
+        let now = Instant::now();
+        let mut ledger = ledger(20, now);
         settle(&mut ledger, 2..=9, now);
         assert_eq!(sent(ledger.take(now)), []);
         settle(&mut ledger, [10], now);
-        assert!(ledger.has_next());
+        assert!(ledger.is_ready(now));
         assert_eq!(sent(ledger.take(now)).len(), 9);
+    }
+
+    #[test]
+    fn a_laggard_is_not_waited_for_and_nothing_piles_up_behind_it() {
+        let began = Instant::now();
+        let (mut ledger, now) = (ledger(1, began), began + LAGGARD);
+        for tag in 2..1_000 {
+            ledger.delivered(tag, now);
+            settle(&mut ledger, [tag], now);
+            assert!(ledger.is_ready(now));
+            assert_eq!(sent(ledger.take(now)), [(tag, false)]);
+            assert_eq!((ledger.unsettled.len(), ledger.waiting.len()), (1, 0));
+        }
     }
 
     #[test]
     fn what_has_ended_takes_nothing() {
         let acks = Acks::new(16);
+        acks.delivered(1);
         acks.end();
         assert!(acks.is_over());
         assert!(!acks.locked().settle(1, Instant::now(), oneshot::channel().0));
@@ -281,18 +313,22 @@ mod tests {
         #[test]
         fn each_is_acknowledged_once_and_none_before_it_is_settled(
             order in Just((1..=40u64).collect::<Vec<_>>()).prop_shuffle(),
-            pauses in proptest::collection::vec(0..30u64, 40),
+            pauses in proptest::collection::vec(0..60u64, 40),
         ) {
-            let (mut ledger, mut now) = (ledger(40), Instant::now());
-            let (mut unacked, mut unsettled) = ((1..=40u64).collect::<BTreeSet<_>>(), (1..=40u64).collect::<BTreeSet<_>>());
+            let mut now = Instant::now();
+            let mut ledger = ledger(40, now);
+            let all = || (1..=40u64).collect::<BTreeSet<_>>();
+            let (mut unacked, mut unsettled) = (all(), all());
             for (tag, pause) in order.into_iter().zip(pauses) {
                 now += Duration::from_millis(pause);
                 settle(&mut ledger, [tag], now);
                 unsettled.remove(&tag);
                 for frame in ledger.take(now) {
                     prop_assert!(unacked.contains(&frame.tag), "{} is acknowledged already", frame.tag);
-                    let covered: BTreeSet<u64> =
-                        if frame.multiple { unacked.range(..=frame.tag).copied().collect() } else { [frame.tag].into() };
+                    let covered: BTreeSet<u64> = match frame.multiple {
+                        true => unacked.range(..=frame.tag).copied().collect(),
+                        false => [frame.tag].into(),
+                    };
                     prop_assert!(covered.is_disjoint(&unsettled));
                     prop_assert_eq!(&covered, &frame.told.iter().copied().collect());
                     unacked.retain(|tag| !covered.contains(tag));

@@ -11,18 +11,21 @@
 //! on their way a lost one would be reported as taken and a taken one as lost. With one a channel there is nothing to mix
 //! up. What may vanish is never returned: many share a channel, so that the broker works on several at a time and
 //! confirms them together, which costs it and us a good part less. Messages on different channels have no order among
-//! them; who needs one awaits the confirm.
+//! them; who needs one awaits the confirm. When the broker closes a shared channel (its exchange is gone), what lapin still
+//! has for it may end the connection as well; all that was on its way is then published again over the next.
 //!
 //! Bounds: [`LANES`] messages on their way, and [`LANES`] x [`LANE_BYTES`] bytes or one message.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
-use lapin::{BasicProperties, Channel, Confirmation};
+use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 use reeve_ports::BusError;
 use tokio::sync::Semaphore;
 
@@ -79,6 +82,8 @@ pub(crate) struct Publisher {
 struct Lane {
     session: u64,
     channel: Channel,
+    /// One message is handed over at a time.
+    turn: Arc<Mutex<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -101,26 +106,41 @@ impl Lane {
     fn is(&self, other: &Self) -> bool {
         self.session == other.session && self.channel.id() == other.channel.id()
     }
+
+    fn lives(&self, session: u64) -> bool {
+        self.session == session && self.channel.status().connected()
+    }
+
+    /// Hands a message over; returns what its confirm comes to.
+    async fn send(&self, parcel: &Parcel) -> lapin::Result<PublisherConfirm> {
+        let options = BasicPublishOptions { mandatory: parcel.route == Route::Needed, immediate: false };
+        let (exchange, key, properties) = (parcel.exchange.clone(), parcel.key.clone(), parcel.properties.clone());
+        let mut sending = pin!(self.channel.basic_publish(exchange, key, options, &parcel.body, properties));
+        // lapin first gives the message its number and then puts it into its queue, both while it is polled: of two that
+        // did so at once, each could have the other's number, and be told the other's confirm.
+        poll_fn(|context| {
+            let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            sending.as_mut().poll(context)
+        })
+        .await
+    }
 }
 
 impl Lanes {
-    /// One to use: of its own, or the next that is shared.
-    fn take(&mut self, session: u64, route: Route) -> Option<Lane> {
-        let lives = |lane: &Lane| lane.session == session && lane.channel.status().connected();
-        match route {
-            Route::Needed => {
-                self.idle.retain(lives);
-                self.idle.pop()
-            }
-            Route::Optional => {
-                self.shared.retain(lives);
-                if self.shared.len() < SHARED {
-                    return None;
-                }
-                self.shared.rotate_left(1);
-                self.shared.back().cloned()
-            }
+    /// One with nothing on its way.
+    fn idle(&mut self, session: u64) -> Option<Lane> {
+        self.idle.retain(|lane| lane.lives(session));
+        self.idle.pop()
+    }
+
+    /// The next that is shared, if there are at least so many.
+    fn shared(&mut self, session: u64, least: usize) -> Option<Lane> {
+        self.shared.retain(|lane| lane.lives(session));
+        if self.shared.len() < least {
+            return None;
         }
+        self.shared.rotate_left(1);
+        self.shared.back().cloned()
     }
 }
 
@@ -167,9 +187,7 @@ impl Publisher {
         let session = self.ready().await?;
         let lane = self.lane(&session, parcel.route).await?;
         let mut on_its_way = OnItsWay { publisher: self, route: parcel.route, lane, confirmed: false };
-        let options = BasicPublishOptions { mandatory: parcel.route == Route::Needed, immediate: false };
-        let (exchange, key, properties) = (parcel.exchange.clone(), parcel.key.clone(), parcel.properties.clone());
-        let sent = on_its_way.lane.channel.basic_publish(exchange, key, options, &parcel.body, properties).await;
+        let sent = on_its_way.lane.send(parcel).await;
         let confirmed = match sent {
             Ok(confirm) => confirm.await,
             Err(error) => Err(error),
@@ -211,21 +229,41 @@ impl Publisher {
     }
 
     async fn lane(&self, session: &Session, route: Route) -> Result<Lane, BusError> {
-        let there_is = || self.lanes().take(session.number, route);
-        if let Some(lane) = there_is() {
+        match route {
+            Route::Needed => {
+                let idle = self.lanes().idle(session.number);
+                match idle {
+                    Some(lane) => Ok(lane),
+                    None => open(session).await,
+                }
+            }
+            Route::Optional => self.shared(session).await,
+        }
+    }
+
+    /// A shared channel. While there are fewer than there should be, one message opens another and the rest take what there
+    /// is.
+    async fn shared(&self, session: &Session) -> Result<Lane, BusError> {
+        let shared = |least| self.lanes().shared(session.number, least);
+        if let Some(lane) = shared(SHARED) {
             return Ok(lane);
         }
-        match route {
-            Route::Needed => open(session).await,
-            Route::Optional => {
-                let _turn = self.opening.lock().await;
-                if let Some(lane) = there_is() {
-                    return Ok(lane);
-                }
-                let lane = open(session).await?;
+        let _turn = match self.opening.try_lock() {
+            Ok(turn) => turn,
+            Err(_) => match shared(1) {
+                Some(lane) => return Ok(lane),
+                None => self.opening.lock().await,
+            },
+        };
+        if let Some(lane) = shared(SHARED) {
+            return Ok(lane);
+        }
+        match open(session).await {
+            Ok(lane) => {
                 self.lanes().shared.push_back(lane.clone());
                 Ok(lane)
             }
+            Err(error) => shared(1).ok_or(error),
         }
     }
 
@@ -259,7 +297,7 @@ async fn open(session: &Session) -> Result<Lane, BusError> {
         Ok::<_, lapin::Error>(channel)
     };
     let channel = opened.await.map_err(|error| BusError::Unavailable(format!("no channel: {error}")))?;
-    Ok(Lane { session: session.number, channel })
+    Ok(Lane { session: session.number, channel, turn: Arc::default() })
 }
 
 fn closed() -> BusError {

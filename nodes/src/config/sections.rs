@@ -91,7 +91,8 @@ pub struct BusSection {
     /// A file of PEM certificates of the authority that signed the broker's. Default: the system's authorities.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
-    /// How many messages of one queue may be under way, 1 to 65535. Default 1024.
+    /// How many messages of one queue may be under way, 1 to 65535; each takes its size in memory meanwhile, as a rule some
+    /// KiB and at most 16 MiB. Default 1024.
     #[serde(default = "default_prefetch")]
     pub prefetch: u16,
     /// How long the broker's confirmation of a message is awaited, `100ms` to `10m`. Default `5s`.
