@@ -61,6 +61,10 @@ impl Bus for QuietIntakes {
         }
     }
 
+    async fn intake_joined(&self, cloud: &CloudName, joined: u64) -> u64 {
+        self.inner.intake_joined(cloud, joined).await
+    }
+
     async fn dead(&self, from: u64, limit: usize) -> Result<Vec<DeadLetter>, BusError> {
         self.inner.dead(from, limit).await
     }

@@ -6,6 +6,7 @@ mod support;
 
 use std::path::Path;
 
+use reeve_drivers::cloud::openstack::{Credential, Interface, Login};
 use reeve_nodes::config::{self, Config, ConfigError};
 use support::{printed, project, reeve, run, said, status};
 
@@ -213,8 +214,9 @@ const OPENSTACK: &str = "[[cloud]]\nname = \"prod\"\ndriver = \"openstack\"\n\
 fn an_openstack_is_understood_and_its_password_never_shown() {
     let config = parse(&format!("{CLUSTER}{OPENSTACK}region_name = \"R\"\n")).unwrap();
     let config::Driver::OpenStack(section) = &config.cloud[0].driver else { panic!("{config:?}") };
-    let driver = section.to_config(&section.auth.password.secret().reveal().unwrap());
-    assert_eq!((driver.auth.password.as_str(), driver.region_name.as_deref()), ("s3cr3t", Some("R")));
+    let driver = section.resolve().unwrap();
+    let Login::Password { password, .. } = &driver.auth.login else { panic!("{driver:?}") };
+    assert_eq!((password.as_str(), driver.region_name.as_deref()), ("s3cr3t", Some("R")));
     let shown = toml::to_string(&config).unwrap();
     assert!(shown.contains("driver = \"openstack\"") && !shown.contains("s3cr3t"), "{shown}");
     assert!(!format!("{config:?}").contains("s3cr3t"));
@@ -224,6 +226,45 @@ fn an_openstack_is_understood_and_its_password_never_shown() {
     assert!(message.starts_with("reeve.toml:5: cloud[0].max_concurrent: expected 1 to 1000"), "{message}");
     let message = refused(&OPENSTACK.replace("https://k:5000/v3", "keystone"));
     assert!(message.contains("cloud[0].auth.auth_url: expected an http"), "{message}");
+}
+
+#[test]
+fn an_openstack_of_a_clouds_yaml_is_read_with_its_secret_and_what_is_said_here_wins() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("clouds.yaml");
+    let clouds = "clouds: {prod: {region_name: A, interface: internal, auth: {auth_url: 'https://k:5000/v3', \
+        application_credential_id: '1'}}}";
+    std::fs::write(&path, clouds).unwrap();
+    let secure = folder.path().join("secure.yaml");
+    std::fs::write(&secure, "clouds: {prod: {auth: {application_credential_secret: s3cr3t}}}").unwrap();
+    let cloud =
+        format!("[[cloud]]\nname = \"prod\"\ndriver = \"openstack\"\nclouds_yaml = {path:?}\ncloud = \"prod\"\n");
+    let text = format!("{CLUSTER}{cloud}region_name = \"B\"\n");
+    let section = |text: &str| {
+        let config::Driver::OpenStack(section) = parse(text).unwrap().cloud[0].driver.clone() else { panic!("{text}") };
+        section
+    };
+    let driver = section(&text).resolve().unwrap();
+    let (credential, secret) = (Credential::Id("1".to_owned()), "s3cr3t".to_owned());
+    assert_eq!(driver.auth.login, Login::ApplicationCredential { credential, secret });
+    assert_eq!((driver.region_name.as_deref(), driver.interface), (Some("B"), Interface::Internal));
+    assert!(!toml::to_string(&parse(&text).unwrap()).unwrap().contains("s3cr3t"), "it is not read before it is needed");
+    let error = section(&text.replace("cloud = \"prod\"", "cloud = \"staging\"")).resolve().unwrap_err().to_string();
+    assert!(error.contains("clouds.yaml and ") && error.ends_with("no cloud of this name, only prod"), "{error}");
+    std::fs::remove_file(&secure).unwrap();
+    let error = section(&text).resolve().unwrap_err().to_string();
+    let said =
+        format!("clouds_yaml: {}: clouds.prod.auth.application_credential_secret: expected a secret", path.display());
+    assert_eq!(error, said);
+    for (more, told) in [
+        ("auth = { auth_url = \"http://k\" }\n", "cloud[0].auth: expected either auth or clouds_yaml, not both"),
+        ("page = 0\n", "cloud[0].page: expected 1 to 1000"),
+    ] {
+        let message = refused(&format!("{cloud}{more}"));
+        assert!(message.contains(told), "{message}");
+    }
+    let message = refused(&cloud.replace("cloud = \"prod\"\n", ""));
+    assert!(message.contains("cloud[0].cloud: expected the name of a cloud of clouds_yaml"), "{message}");
 }
 
 #[test]

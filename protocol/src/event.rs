@@ -9,9 +9,11 @@ use crate::{BackupId, CloudName, EventId, HostName, NodeId, ProjectId, Span, Tim
 
 mod cluster;
 mod kind;
+mod outage;
 
 pub use cluster::{ClusterEvent, ClusterEventKind};
 pub use kind::{Alert, BackupPurpose, Child, EventKind, LeaseEndReason, Offer, Origin};
+pub use outage::OutageEvent;
 
 /// Something that happened to a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -149,6 +149,13 @@ pub trait Bus: Send + Sync + 'static {
     /// Consumes a queue with at most `prefetch` unsettled messages.
     async fn consume(&self, queue: &Queue, prefetch: u16) -> Result<Consumer, BusError>;
 
+    /// Waits until the intake of a cloud was connected to what the cloud publishes more often than this, and says how
+    /// often it was. What was published before may be missed. Never, where nothing can be missed.
+    async fn intake_joined(&self, cloud: &CloudName, joined: u64) -> u64 {
+        let _ = (cloud, joined);
+        std::future::pending().await
+    }
+
     /// The dead letters, oldest first, from this number on.
     async fn dead(&self, from: u64, limit: usize) -> Result<Vec<DeadLetter>, BusError>;
 

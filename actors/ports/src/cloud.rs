@@ -106,6 +106,14 @@ pub trait Cloud: Send + Sync + 'static {
     /// One page of all VMs, in a stable order; `from` is the `next` of the page before.
     async fn list(&self, from: Option<String>) -> Result<ListPage, CloudError>;
 
+    /// One page of the VMs that changed since then by the cloud's clock, those that went as
+    /// [`VmState::Deleted`](reeve_protocol::observation::VmState) among them; `None` where the cloud does not tell. What it
+    /// does not show proves nothing: a cloud forgets what went, and a part of it may not answer.
+    async fn changed(&self, since: Timestamp, from: Option<String>) -> Result<Option<ListPage>, CloudError> {
+        let _ = (since, from);
+        Ok(None)
+    }
+
     /// One VM; `NotFound` when there is none.
     async fn show(&self, vm: VmId) -> Result<(VmFacts, Said), CloudError>;
 

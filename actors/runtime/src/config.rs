@@ -117,6 +117,8 @@ pub struct RuntimeConfig {
     pub prefetch: u16,
     /// The time between two complete listings of a cloud. Default 5 min.
     pub reconcile_every: Span,
+    /// The time between two questions for what changed in a cloud. Default 30 s.
+    pub changes_every: Span,
     /// How many listings in a row must fail until the cloud counts as unreadable. Default 3.
     pub unreadable_after: u32,
     /// How long the world is waited for.
@@ -141,6 +143,7 @@ impl Default for RuntimeConfig {
             arbiters: 0,
             prefetch: 1_024,
             reconcile_every: Span::from_secs(300),
+            changes_every: Span::from_secs(30),
             unreadable_after: 3,
             timeouts: Timeouts::default(),
             caps: Caps::default(),

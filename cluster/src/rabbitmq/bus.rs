@@ -223,6 +223,13 @@ impl Bus for RabbitBus {
         Ok(Box::new(consumer))
     }
 
+    async fn intake_joined(&self, cloud: &CloudName, joined: u64) -> u64 {
+        match self.intakes.get(cloud) {
+            Some(board) => board.joined(joined).await,
+            None => std::future::pending().await,
+        }
+    }
+
     async fn dead(&self, from: u64, limit: usize) -> Result<Vec<DeadLetter>, BusError> {
         self.graveyard.list(from, limit).await
     }

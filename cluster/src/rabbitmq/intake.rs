@@ -11,13 +11,14 @@
 //! again after every reconnect and on a timer, which costs nothing where it is still there. What the cloud publishes
 //! before that is missed here; the periodic scan of the cloud finds it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::Channel;
 use lapin::options::QueueBindOptions;
 use lapin::types::{FieldTable, ShortString};
 use reeve_protocol::names;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::config::IntakeConfig;
@@ -50,23 +51,39 @@ pub enum IntakeStatus {
 
 /// Where the binder says how its intake stands.
 #[derive(Debug, Clone)]
-pub(crate) struct IntakeBoard(Arc<Mutex<IntakeStatus>>);
+pub(crate) struct IntakeBoard(Arc<watch::Sender<Standing>>);
+
+#[derive(Debug)]
+struct Standing {
+    status: IntakeStatus,
+    /// How often it became bound.
+    joined: u64,
+}
 
 impl IntakeBoard {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Mutex::new(IntakeStatus::Away)))
+        Self(Arc::new(watch::Sender::new(Standing { status: IntakeStatus::Away, joined: 0 })))
     }
 
     pub(crate) fn now(&self) -> IntakeStatus {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.borrow().status.clone()
+    }
+
+    /// Waits until it became bound more often than this; how often it did.
+    pub(crate) async fn joined(&self, joined: u64) -> u64 {
+        let mut standing = self.0.subscribe();
+        let more = standing.wait_for(|standing| standing.joined > joined).await;
+        more.expect("the sender lives in self, which this future borrows").joined
     }
 
     /// Whether this is news.
     fn set(&self, status: IntakeStatus) -> bool {
-        let mut now = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = *now != status;
-        *now = status;
-        news
+        self.0.send_if_modified(|now| {
+            let news = now.status != status;
+            now.joined += u64::from(news && status == IntakeStatus::Bound);
+            now.status = status;
+            news
+        })
     }
 }
 

@@ -21,6 +21,7 @@
 //! What a wrong configuration can break comes before the cluster is joined, so that it costs the others nothing.
 
 mod cluster;
+mod outages;
 mod parts;
 
 use std::sync::Arc;
@@ -52,7 +53,7 @@ pub struct Running {
     bus: Arc<dyn Bus>,
     rabbit: Option<Arc<RabbitBus>>,
     ground: Ground,
-    // What the simulated clouds and the cluster's news do by themselves; ends with the node.
+    // What the simulated clouds, the cluster's news and the clouds' outages do by themselves; ends with the node.
     _background: JoinSet<()>,
 }
 

@@ -8,10 +8,12 @@ use reeve_cluster::embedded::{BusLimits, EmbeddedBus, EmbeddedDb};
 use reeve_cluster::rabbitmq::{Authority, BrokerUrl, IntakeConfig, RabbitBus, RabbitConfig};
 use reeve_drivers::{OpenStackCloud, SimCloud};
 use reeve_ports::{Bus, Clock, Cloud, GuestProbe};
+use reeve_protocol::event::EventSource;
 use reeve_protocol::{CloudName, NodeId};
 use reeve_runtime::{Notifications, RuntimeConfig};
 use tokio::task::JoinSet;
 
+use super::outages;
 use crate::config::{BusSection, CloudSection, Config, Driver, NotificationFormat};
 use crate::intake::{QuietIntakes, feed};
 
@@ -71,11 +73,13 @@ pub(super) fn clouds(
                 clouds.probe.insert(name.clone(), sim);
             }
             Driver::OpenStack(section) => {
-                let password = section.auth.password.secret().reveal();
-                let password = password.with_context(|| format!("the password of cloud {name}"))?;
+                let openstack = section.resolve().with_context(|| format!("cloud {name}"))?;
                 let agent = user_agent(&config.node.id);
-                let cloud = OpenStackCloud::new(name.clone(), section.to_config(&password), Arc::clone(clock), &agent);
+                let cloud = OpenStackCloud::new(name.clone(), openstack, Arc::clone(clock), &agent);
                 let cloud = Arc::new(cloud.with_context(|| format!("cloud {name}"))?);
+                let source = EventSource { cluster: config.cluster_name().to_owned(), node: config.node.id.clone() };
+                let (bus, clock) = (Arc::clone(bus), Arc::clone(clock));
+                background.spawn(outages::tell(cloud.outages(), name.clone(), source, bus, clock));
                 clouds.cloud.insert(name.clone(), Arc::<OpenStackCloud>::clone(&cloud));
                 clouds.probe.insert(name.clone(), cloud);
             }

@@ -14,6 +14,8 @@ pub struct RuntimeSection {
     pub arbiters: usize,
     /// The time between two complete listings of a cloud, at least `1s`. Default `5m`.
     pub reconcile_every: Span,
+    /// The time between two questions for what changed in a cloud, at least `1s`. Default `30s`.
+    pub changes_every: Span,
     /// How many listings in a row must fail until the cloud counts as unreadable, at least 1. Default 3.
     pub unreadable_after: u32,
     /// How long after a takeover what a predecessor left open waits before it changes the world: its last call may still
@@ -79,6 +81,7 @@ impl Default for RuntimeSection {
         let RuntimeConfig {
             arbiters,
             reconcile_every,
+            changes_every,
             unreadable_after,
             wakeups_per_second,
             timeouts,
@@ -89,6 +92,7 @@ impl Default for RuntimeSection {
         Self {
             arbiters,
             reconcile_every,
+            changes_every,
             unreadable_after,
             quarantine: None,
             wakeups_per_second,
@@ -152,6 +156,7 @@ impl RuntimeSection {
         RuntimeConfig {
             arbiters: self.arbiters,
             reconcile_every: self.reconcile_every,
+            changes_every: self.changes_every,
             unreadable_after: self.unreadable_after,
             quarantine: self.quarantine.unwrap_or_default().duration(),
             wakeups_per_second: self.wakeups_per_second,
@@ -170,6 +175,7 @@ impl RuntimeSection {
         [
             ("arbiters", self.arbiters > 1024, "expected at most 1024"),
             ("reconcile_every", self.reconcile_every < Span::from_secs(1), "expected at least 1s"),
+            ("changes_every", self.changes_every < Span::from_secs(1), "expected at least 1s"),
             ("unreadable_after", self.unreadable_after == 0, one),
             ("timeouts.call", timeouts.call.is_zero(), some),
             ("timeouts.settle", timeouts.settle.is_zero(), some),

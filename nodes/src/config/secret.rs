@@ -170,6 +170,12 @@ impl<'de> Deserialize<'de> for Secret {
 pub struct Password(Secret);
 
 impl Password {
+    /// One that is to be had there.
+    #[must_use]
+    pub const fn new(secret: Secret) -> Self {
+        Self(secret)
+    }
+
     /// Where it is to be had.
     #[must_use]
     pub const fn secret(&self) -> &Secret {

@@ -10,7 +10,7 @@ use actix_web::dev::Payload;
 use actix_web::error::InternalError;
 use actix_web::http::header::HeaderMap;
 use actix_web::{Error, FromRequest, HttpRequest, HttpResponse, web};
-use reeve_drivers::cloud::openstack::OpenStackAuth;
+use reeve_drivers::cloud::openstack::{Credential, Domain, Login, OpenStackAuth, Reference};
 use reeve_drivers::cloud::sim::as_caller;
 use reeve_ports::CloudError;
 use reeve_protocol::Timestamp;
@@ -24,6 +24,9 @@ use super::server::{Shared, SimCloudOptions};
 const MAX_TOKENS: usize = 10_000;
 /// The one project that tokens are for, whatever its name.
 pub(super) const PROJECT: &str = "5a1d0000000000000000000000000001";
+
+/// The user's application credential.
+const CREDENTIAL: &str = "5a1d0000000000000000000000000002";
 
 /// Who calls.
 #[derive(Debug, Clone)]
@@ -53,15 +56,27 @@ impl Tokens {
 
     /// How the one user logs in at this Keystone.
     pub(super) fn login(&self, auth_url: String) -> OpenStackAuth {
-        OpenStackAuth {
-            auth_url,
-            username: self.username.clone(),
-            password: self.password.clone(),
-            project_name: Some("reeve".to_owned()),
-            project_id: None,
-            user_domain_name: "Default".to_owned(),
-            project_domain_name: "Default".to_owned(),
+        let named = |name: &str| Reference::Named { name: name.to_owned(), domain: Domain::default() };
+        let (user, project) = (named(&self.username), named("reeve"));
+        OpenStackAuth { auth_url, login: Login::Password { user, password: self.password.clone(), project } }
+    }
+
+    /// How the user's application credential logs in. Its secret is the password.
+    pub(super) fn credential_login(&self, auth_url: String) -> OpenStackAuth {
+        let credential = Credential::Id(CREDENTIAL.to_owned());
+        OpenStackAuth { auth_url, login: Login::ApplicationCredential { credential, secret: self.password.clone() } }
+    }
+
+    /// Whether somebody who asks for a token is the user.
+    fn knows(&self, auth: &Value) -> bool {
+        let identity = &auth["identity"];
+        if identity["methods"] == json!(["application_credential"]) {
+            let credential = &identity["application_credential"];
+            // It has the scope that it was made with, and takes no other.
+            return credential["id"] == CREDENTIAL && credential["secret"] == *self.password && auth["scope"].is_null();
         }
+        let user = &identity["password"]["user"];
+        user["name"] == *self.username && user["password"] == *self.password && auth["scope"].is_object()
     }
 
     pub(super) fn revoke_all(&self) {
@@ -148,16 +163,14 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 }
 
 async fn log_in(shared: web::Data<Shared>, body: web::Json<Value>) -> HttpResponse {
-    let user = &body["auth"]["identity"]["password"]["user"];
-    let (name, password) = (user["name"].as_str(), user["password"].as_str());
-    if name != Some(&shared.tokens.username) || password != Some(&shared.tokens.password) {
+    if !shared.tokens.knows(&body["auth"]) {
         return unauthorized("The request you have made requires authentication.");
     }
     let now = shared.clock.now();
     let (token, until) = shared.tokens.issue(&shared.tokens.username, now);
     let micros = |at: Timestamp| at.to_string().replace('Z', "000Z");
     let body = json!({ "token": {
-        "methods": ["password"],
+        "methods": body["auth"]["identity"]["methods"],
         "issued_at": micros(now),
         "expires_at": micros(until),
         "user": { "id": "sim-admin", "name": shared.tokens.username, "domain": { "id": "default", "name": "Default" } },

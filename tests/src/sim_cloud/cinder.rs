@@ -18,7 +18,12 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
         .route("/volumes/{id}", web::get().to(show))
         .route("/volumes/{id}", web::delete().to(delete))
         .route("/volumes/{id}/action", web::post().to(act));
-    config.service(cinder);
+    config.route("/volume/v3/", web::get().to(versions)).service(cinder);
+}
+
+async fn versions(shared: web::Data<Shared>) -> HttpResponse {
+    let [least, most] = &shared.microversions.volume;
+    ok(json!({ "versions": [{ "id": "v3.0", "status": "CURRENT", "min_version": least, "version": most }] }))
 }
 
 type VolumePath = web::Path<(String, String)>;

@@ -106,6 +106,8 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 #[derive(Deserialize)]
 struct Filter {
     name: Option<String>,
+    limit: Option<usize>,
+    marker: Option<String>,
 }
 
 fn find(shared: &Shared, id: &str) -> Result<SnapshotView, CloudError> {
@@ -126,10 +128,25 @@ async fn list(
         shared.sim.look_for_snapshots(vm, name.unwrap_or_default()).await?;
         let mut images: Vec<Value> = views.iter().map(of_snapshot).collect();
         images.extend(shared.uploads.named(name));
-        Ok(ok(json!({ "images": images, "first": "/v2/images", "schema": "/v2/schemas/images" })))
+        let more = paged(&mut images, filter.marker.as_deref(), filter.limit);
+        let mut page = json!({ "images": images, "first": "/v2/images", "schema": "/v2/schemas/images" });
+        if let Some(marker) = more {
+            page["next"] = json!(format!("/v2/images?marker={marker}"));
+        }
+        Ok(ok(page))
     });
     let listed = listed.await;
     reply::reply(&request, Dialect::Image, listed)
+}
+
+/// Leaves one page of a list of things with ids; what the next one begins after, if there is one.
+pub(super) fn paged(things: &mut Vec<Value>, marker: Option<&str>, limit: Option<usize>) -> Option<String> {
+    if let Some(at) = things.iter().position(|thing| thing["id"].as_str() == marker && marker.is_some()) {
+        things.drain(..=at);
+    }
+    let limit = limit.filter(|limit| *limit < things.len())?;
+    things.truncate(limit.max(1));
+    things.last().and_then(|last| last["id"].as_str()).map(str::to_owned)
 }
 
 async fn show(request: HttpRequest, _caller: Caller, shared: web::Data<Shared>, id: web::Path<String>) -> HttpResponse {

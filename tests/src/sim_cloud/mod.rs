@@ -14,7 +14,7 @@
 //! What differs from a real OpenStack, so that nobody is surprised: a server that was launched with
 //! `reeve_revived_from` in its metadata belongs to the project and user of that ancestor; `os-reimage` and
 //! `os-volume_upload_image` work on attached volumes; the state of a guest that hangs or boots is told by the
-//! diagnostics as `crashed` or `pending`; `changes-since` lists every living server; uploaded images and ports that
+//! diagnostics as `crashed` or `pending`; uploaded images and ports that
 //! were made ahead live in memory.
 
 mod auth;
@@ -22,6 +22,7 @@ mod cinder;
 mod client;
 mod control;
 mod glance;
+mod listing;
 mod neutron;
 mod nova;
 mod publisher;
@@ -31,4 +32,4 @@ mod server;
 
 pub use client::SimControl;
 pub use control::{Afflict, Booted, Counts, HttpFault, NewVm, OrderFault, SimVmView};
-pub use server::{SimCloudOptions, SimCloudServer};
+pub use server::{Microversions, SimCloudOptions, SimCloudServer};

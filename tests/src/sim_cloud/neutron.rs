@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::auth::{Caller, PROJECT};
+use super::glance::paged;
 use super::nova::{bad, vm_id};
 use super::reply::{self, Dialect, ok};
 use super::server::Shared;
@@ -65,19 +66,34 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 }
 
 #[derive(Deserialize)]
+struct PageOf {
+    limit: Option<usize>,
+    marker: Option<String>,
+}
+
+fn list(key: &str, mut things: Vec<Value>, page: &PageOf) -> HttpResponse {
+    let more = paged(&mut things, page.marker.as_deref(), page.limit);
+    let mut body = json!({ key: things });
+    if let Some(marker) = more {
+        body[format!("{key}_links")] = json!([{ "rel": "next", "href": format!("{key}?marker={marker}") }]);
+    }
+    ok(body)
+}
+
+#[derive(Deserialize)]
 struct NetworkFilter {
     name: Option<String>,
     #[serde(rename = "router:external")]
     external: Option<bool>,
 }
 
-async fn networks(_caller: Caller, filter: web::Query<NetworkFilter>) -> HttpResponse {
+async fn networks(_caller: Caller, filter: web::Query<NetworkFilter>, page: web::Query<PageOf>) -> HttpResponse {
     let all = [("sim-net", INSIDE, false), ("sim-public", OUTSIDE, true)].into_iter();
     let wanted = all.filter(|(name, _, external)| {
         filter.name.as_ref().is_none_or(|wanted| wanted == name) && filter.external.is_none_or(|e| e == *external)
     });
     let networks = wanted.map(|(name, id, external)| json!({ "id": id, "name": name, "router:external": external }));
-    ok(json!({ "networks": networks.collect::<Vec<_>>() }))
+    list("networks", networks.collect(), &page)
 }
 
 #[derive(Deserialize)]
@@ -91,7 +107,12 @@ fn port(id: VmId, name: &str, device: Option<VmId>) -> Value {
     json!({ "id": id, "name": name, "network_id": INSIDE, "device_id": device, "status": "ACTIVE", "tenant_id": PROJECT })
 }
 
-async fn ports(_caller: Caller, shared: web::Data<Shared>, filter: web::Query<PortFilter>) -> HttpResponse {
+async fn ports(
+    _caller: Caller,
+    shared: web::Data<Shared>,
+    filter: web::Query<PortFilter>,
+    page: web::Query<PageOf>,
+) -> HttpResponse {
     let mut found = Vec::new();
     if let Some(name) = &filter.name {
         let all = shared.ports.all();
@@ -101,7 +122,7 @@ async fn ports(_caller: Caller, shared: web::Data<Shared>, filter: web::Query<Po
     if let Some(vm) = device.filter(|vm| shared.sim.ground_truth(*vm).is_some_and(|truth| !truth.gone)) {
         found.push(port(vm, "", Some(vm)));
     }
-    ok(json!({ "ports": found }))
+    list("ports", found, &page)
 }
 
 async fn create_port(
@@ -149,6 +170,7 @@ async fn floating_ips(
     caller: Caller,
     shared: web::Data<Shared>,
     filter: web::Query<AddressFilter>,
+    page: web::Query<PageOf>,
 ) -> HttpResponse {
     let listed = as_caller(caller.0, async {
         if let Some(address) = &filter.floating_ip_address {
@@ -158,7 +180,7 @@ async fn floating_ips(
         let mut held = shared.sim.address_views();
         held.retain(|view| filter.floating_ip_address.as_ref().is_none_or(|address| view.address == *address));
         held.retain(|view| holder.is_none_or(|holder| view.held_for == holder));
-        Ok(ok(json!({ "floatingips": held.iter().map(floating_ip).collect::<Vec<_>>() })))
+        Ok(list("floatingips", held.iter().map(floating_ip).collect(), &page))
     });
     let listed = listed.await;
     reply::reply(&request, Dialect::Network, listed)

@@ -8,44 +8,25 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use futures::StreamExt;
 use reeve_drivers::SimCloud;
 use reeve_drivers::cloud::RESTORED_BY_KEY;
-use reeve_drivers::cloud::openstack::operation_tag;
 use reeve_drivers::cloud::sim::as_caller;
 use reeve_lifecycle::effect::{Disk, ProbeVerdict};
 use reeve_lifecycle::policy::ProbeKind;
-use reeve_ports::cloud::{DiskSource, LaunchSpec, OPERATION_KEY, REVIVED_FROM_KEY};
+use reeve_ports::cloud::{DiskSource, LaunchSpec, REVIVED_FROM_KEY};
 use reeve_ports::{Cloud, CloudError, Freshness, GuestProbe};
 use reeve_protocol::{ProjectId, Timestamp, UserId, VmId};
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::auth::{Caller, PROJECT};
+use super::listing;
 use super::record;
 use super::reply::{self, Dialect, ok};
 use super::server::Shared;
 
-const MAX_LIMIT: usize = 1_000;
-
-/// The filters of a listing that are understood; others are refused as Nova refuses what it does not know.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Filter {
-    limit: Option<usize>,
-    marker: Option<String>,
-    /// Listed are the servers of all projects, always.
-    #[serde(rename = "all_tenants")]
-    _all_tenants: Option<String>,
-    #[serde(rename = "changes-since")]
-    changes_since: Option<String>,
-    deleted: Option<String>,
-    uuid: Option<String>,
-    tags: Option<String>,
-}
-
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     let nova = web::scope("/compute/v2.1")
-        .route("/servers/detail", web::get().to(list))
+        .route("/", web::get().to(versions))
+        .route("/servers/detail", web::get().to(listing::list))
         .route("/servers", web::post().to(create))
         .route("/servers/{id}", web::get().to(show))
         .route("/servers/{id}", web::delete().to(delete))
@@ -58,118 +39,17 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
     config.service(nova);
 }
 
+async fn versions(_caller: Caller, shared: web::Data<Shared>) -> HttpResponse {
+    let [least, most] = &shared.microversions.compute;
+    ok(json!({ "version": { "id": "v2.1", "status": "CURRENT", "min_version": least, "version": most } }))
+}
+
 pub(super) fn bad(why: &str) -> CloudError {
     CloudError::Refused(format!("400 {why}"))
 }
 
 pub(super) fn vm_id(text: &str) -> Result<VmId, CloudError> {
     text.parse().map_err(|_| CloudError::NotFound(format!("instance {text}")))
-}
-
-async fn list(
-    request: HttpRequest,
-    caller: Caller,
-    shared: web::Data<Shared>,
-    filter: web::Query<Filter>,
-) -> HttpResponse {
-    let version = record::microversion(&request);
-    let listed = as_caller(caller.0, listed(&shared, &filter, version)).await;
-    reply::reply(&request, Dialect::Compute, listed.map(|page| HttpResponse::Ok().json(page)))
-}
-
-async fn listed(shared: &Shared, filter: &Filter, version: u32) -> Result<Page, CloudError> {
-    let sim = &shared.sim;
-    let limit = filter.limit.unwrap_or(MAX_LIMIT).clamp(1, MAX_LIMIT);
-    let marker = filter.marker.as_deref().map(|marker| marker.parse::<VmId>().map_err(|_| bad("marker not found")));
-    let marker = marker.transpose()?;
-    if let Some(tag) = &filter.tags {
-        return launched(sim, tag, version).await;
-    }
-    let hosts = record::hosts(sim);
-    if let Some(vm) = &filter.uuid {
-        let gone = filter.deleted.is_some();
-        let mut found = sim.server_views(&[vm_id(vm)?]);
-        found.retain(|view| view.gone == gone);
-        return Ok(Page::of(found.iter().map(|view| record::server(view, &hosts, version))));
-    }
-    let (vms, partial, more) = match &filter.changes_since {
-        Some(since) => changed(sim, since, filter.deleted.is_some(), marker, limit)?,
-        None => page(sim, marker, limit).await?,
-    };
-    let last = vms.iter().chain(&partial).max().copied();
-    let views = sim.server_views(&vms);
-    let mut servers: Vec<_> = views.iter().map(|view| (view.facts.vm, record::server(view, &hosts, version))).collect();
-    if version >= record::PARTIAL {
-        servers.extend(partial.into_iter().map(|vm| (vm, record::partial(vm))));
-        servers.sort_by_key(|(vm, _)| *vm);
-    }
-    let mut page = Page::of(servers.into_iter().map(|(_, server)| server));
-    page.servers_links.extend(last.filter(|_| more).map(|last| {
-        let href = format!("{}/compute/v2.1/servers/detail?limit={limit}&marker={last}", shared.base);
-        json!({ "rel": "next", "href": href })
-    }));
-    Ok(page)
-}
-
-/// A page of a listing.
-#[derive(Serialize)]
-struct Page {
-    servers: Vec<Box<RawValue>>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    servers_links: Vec<Value>,
-}
-
-impl Page {
-    fn of(servers: impl Iterator<Item = Box<RawValue>>) -> Self {
-        Self { servers: servers.collect(), servers_links: Vec::new() }
-    }
-}
-
-/// The listed servers of a page, those of silent cells among them, and whether there are more.
-type Slice = (Vec<VmId>, Vec<VmId>, bool);
-
-/// Nova's marker is the last server of the page before; the simulated cloud's is the first of the page to come.
-async fn page(sim: &SimCloud, marker: Option<VmId>, limit: usize) -> Result<Slice, CloudError> {
-    let from = marker.map(|marker| Uuid::from_u128(marker.uuid().as_u128().saturating_add(1)).to_string());
-    let page = sim.list(from).await?;
-    let mut more = page.next.is_some();
-    let mut vms: Vec<VmId> = page.vms.into_iter().map(|facts| facts.vm).collect();
-    if vms.len() > limit {
-        vms.truncate(limit);
-        more = true;
-    }
-    let until = vms.last().copied().filter(|_| more);
-    let silent = sim.unanswered_vms().into_iter();
-    let silent = silent.filter(|vm| marker.is_none_or(|m| *vm > m) && until.is_none_or(|until| *vm < until));
-    Ok((vms, silent.collect(), more))
-}
-
-/// When a living server changed last is not known, so all are told; those that are gone, if they went since then.
-fn changed(sim: &SimCloud, since: &str, gone: bool, marker: Option<VmId>, limit: usize) -> Result<Slice, CloudError> {
-    let since = since.parse::<Timestamp>().or_else(|_| format!("{since}Z").parse());
-    let since = since.map_err(|_| bad("changes-since is no time"))?;
-    let every = sim.every_vm().into_iter().filter(|vm| marker.is_none_or(|marker| *vm > marker));
-    let changed = every.filter(|vm| {
-        let gone_at = sim.ground_truth(*vm).and_then(|truth| truth.facts.deleted_at);
-        gone_at.map_or(!gone, |at| at >= since)
-    });
-    let mut vms: Vec<VmId> = changed.take(limit + 1).collect();
-    let more = vms.len() > limit;
-    vms.truncate(limit);
-    Ok((vms, Vec::new(), more))
-}
-
-/// The living servers with this tag, which is that of an operation.
-async fn launched(sim: &SimCloud, tag: &str, version: u32) -> Result<Page, CloudError> {
-    let living = sim.server_views(&sim.vm_ids());
-    let mut operations = living.iter().filter_map(|view| view.facts.metadata.get(OPERATION_KEY));
-    let operation = operations.find(|operation| operation_tag(operation) == tag);
-    let found = sim.find_launched(operation.map_or(tag, String::as_str), Timestamp::EPOCH).await?;
-    let hosts = record::hosts(sim);
-    let found: Vec<VmId> = found.into_iter().map(|facts| facts.vm).collect();
-    let mut found = sim.server_views(&found);
-    found.retain(|view| !view.gone);
-    Ok(Page::of(found.iter().map(|view| record::server(view, &hosts, version))))
 }
 
 async fn show(request: HttpRequest, caller: Caller, shared: web::Data<Shared>, id: web::Path<String>) -> HttpResponse {

@@ -49,7 +49,7 @@ pub(super) fn server(truth: &ServerView, hosts: &BTreeMap<HostName, bool>, micro
         metadata: &facts.metadata,
         tags: facts.metadata.get(OPERATION_KEY).map(|operation| operation_tag(operation)).into_iter().collect(),
         created: facts.created_at.map(zoned),
-        updated: facts.created_at.map(zoned),
+        updated: truth.changed_at.or(facts.created_at).map(zoned),
         launched_at: facts.launched_at.map(naive),
         terminated_at: facts.deleted_at.map(naive),
         vm_state: facts.state.as_nova(),

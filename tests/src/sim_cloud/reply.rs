@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpRequest, HttpResponse, web};
 use reeve_ports::CloudError;
@@ -37,7 +37,8 @@ pub(super) fn reply(request: &HttpRequest, dialect: Dialect, result: Result<Http
         Err(CloudError::Refused(why)) => error(dialect, leading_status(&why).unwrap_or(409), &why),
         Err(CloudError::Unavailable(why)) => {
             let mut response = error(dialect, 503, &why);
-            response.headers_mut().insert(HeaderName::from_static("retry-after"), HeaderValue::from_static("1"));
+            // One call fails, not the service: nobody has to wait.
+            response.headers_mut().insert(HeaderName::from_static("retry-after"), HeaderValue::from_static("0"));
             response
         }
     }
@@ -92,24 +93,63 @@ pub(super) async fn outermost(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let shared = request.app_data::<web::Data<Shared>>().cloned();
-    if let Some(shared) = shared.as_ref().filter(|_| !request.path().starts_with("/sim/")) {
-        shared.requests.fetch_add(1, Ordering::Relaxed);
-    }
-    let fault = shared.and_then(|shared| shared.http_faults.pick(request.method().as_str(), request.path()));
-    let mut response = match fault {
-        Some(fault) if !fault.after_effect => request.into_response(fault.response()),
-        Some(fault) => {
+    let shared = shared.filter(|_| !request.path().starts_with("/sim/"));
+    let _counted = shared.as_ref().map(|shared| Counted::new(shared));
+    let fault = shared.as_ref().and_then(|shared| shared.http_faults.pick(request.method().as_str(), request.path()));
+    let refused = shared.as_ref().and_then(|shared| not_offered(shared, request.headers()));
+    let mut response = match (fault, refused) {
+        (Some(fault), _) if !fault.after_effect => request.into_response(fault.response()),
+        (None, Some(refused)) => request.into_response(refused),
+        (Some(fault), _) => {
             let answered = next.call(request).await?;
             if fault.status == 0 {
                 hang_up(answered.request());
             }
             answered.into_response(fault.response())
         }
-        None => next.call(request).await?.map_into_boxed_body(),
+        (None, None) => next.call(request).await?.map_into_boxed_body(),
     };
     let id = HeaderValue::from_str(&format!("req-{}", Uuid::new_v4()));
     if let Ok(id) = id {
         response.headers_mut().insert(HeaderName::from_static("x-openstack-request-id"), id);
     }
     Ok(response)
+}
+
+/// A request that is under way.
+struct Counted<'a>(&'a Shared);
+
+impl<'a> Counted<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.requests.fetch_add(1, Ordering::Relaxed);
+        let under_way = shared.under_way.fetch_add(1, Ordering::Relaxed) + 1;
+        shared.crowd.fetch_max(under_way, Ordering::Relaxed);
+        Self(shared)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether the request asks for a microversion that the service does not have.
+fn not_offered(shared: &Shared, headers: &HeaderMap) -> Option<HttpResponse> {
+    let (word, wanted) = headers.get("openstack-api-version")?.to_str().ok()?.split_once(' ')?;
+    let [least, most] = match word {
+        "compute" => shared.microversions.compute,
+        "volume" => shared.microversions.volume,
+        _ => return None,
+    };
+    let number = |text: &str| {
+        let (major, minor) = text.split_once('.')?;
+        Some((major.parse::<u16>().ok()?, minor.parse::<u16>().ok()?))
+    };
+    let wanted_number = number(wanted)?;
+    if (number(least)?..=number(most)?).contains(&wanted_number) {
+        return None;
+    }
+    let why = format!("Version {wanted} is not supported by the API. Minimum is {least} and maximum is {most}.");
+    Some(error(Dialect::Compute, 406, &why))
 }

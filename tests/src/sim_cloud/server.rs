@@ -53,6 +53,23 @@ pub struct SimCloudOptions {
     pub password: String,
     /// How long a token lasts.
     pub token_life: Duration,
+    /// What Nova and Cinder offer.
+    pub microversions: Microversions,
+}
+
+/// The least and the newest microversion of each service that has some. Others are refused with 406.
+#[derive(Debug, Clone)]
+pub struct Microversions {
+    /// Nova's.
+    pub compute: [&'static str; 2],
+    /// Cinder's.
+    pub volume: [&'static str; 2],
+}
+
+impl Default for Microversions {
+    fn default() -> Self {
+        Self { compute: ["2.1", "2.96"], volume: ["3.0", "3.71"] }
+    }
 }
 
 impl Default for SimCloudOptions {
@@ -67,6 +84,7 @@ impl Default for SimCloudOptions {
             username: "reeve".to_owned(),
             password: "simulated".to_owned(),
             token_life: Duration::from_secs(3_600),
+            microversions: Microversions::default(),
         }
     }
 }
@@ -81,8 +99,12 @@ pub(super) struct Shared {
     pub(super) ports: Ports,
     pub(super) http_faults: HttpFaults,
     pub(super) published: Published,
+    pub(super) microversions: Microversions,
     /// Requests to the cloud's own API.
     pub(super) requests: AtomicU64,
+    /// Those that are under way, and the most that ever were.
+    pub(super) under_way: AtomicU64,
+    pub(super) crowd: AtomicU64,
 }
 
 /// A simulated cloud that runs. Ends when dropped, without waiting for calls under way.
@@ -127,7 +149,10 @@ impl SimCloudServer {
             ports: Ports::default(),
             http_faults: HttpFaults::default(),
             published,
+            microversions: options.microversions.clone(),
             requests: AtomicU64::new(0),
+            under_way: AtomicU64::new(0),
+            crowd: AtomicU64::new(0),
         });
         let state = web::Data::from(Arc::clone(&shared));
         let server = HttpServer::new(move || {
@@ -172,10 +197,22 @@ impl SimCloudServer {
         self.shared.tokens.login(self.auth_url())
     }
 
+    /// How its user logs in with an application credential.
+    #[must_use]
+    pub fn credential_auth(&self) -> OpenStackAuth {
+        self.shared.tokens.credential_login(self.auth_url())
+    }
+
     /// How many requests its API had, those that follow and steer the simulation left out.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::Relaxed)
+    }
+
+    /// The most requests to its API that were ever under way at once.
+    #[must_use]
+    pub fn crowd(&self) -> u64 {
+        self.shared.crowd.load(Ordering::Relaxed)
     }
 
     /// The cloud itself, for tests in the same process.

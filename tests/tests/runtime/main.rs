@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are no tests to clippy, and fail the test that calls them")]
 
+mod changes;
 mod chaos;
 mod clock;
 mod cold_start;

@@ -14,7 +14,7 @@ use reeve_ports::{Address, AdminService, Bus, Clock, Message, RecordStore, Sleep
 use reeve_protocol::admin::{AdminReply, AdminRequest, VmView};
 use reeve_protocol::command::{Command, CommandKind, Requester};
 use reeve_protocol::event::CloudEvent;
-use reeve_protocol::{CloudName, MessageId, NodeId, Span, Timestamp, VmId};
+use reeve_protocol::{CloudName, MessageId, NodeId, ProjectId, Span, Timestamp, UserId, VmId};
 use reeve_runtime::{Adapters, ClockLimits, Node, NodeConfig, NodeHandle, Ports, RuntimeConfig, Timeouts};
 
 use crate::faulty::{FlakyBus, FlakyCoordination, FlakyProbe, FlakyStore};
@@ -275,6 +275,24 @@ impl Stopped {
         let db = EmbeddedDb::open(self.folder.path().join("reeve.redb")).await.unwrap();
         change(EmbeddedStore::new(db.clone()), EmbeddedCoordination::new(db.clone())).await;
         db.close().await;
+    }
+
+    /// A user deletes a VM while nobody runs, and it is gone.
+    pub(crate) fn delete(&self, vm: VmId) {
+        self.sim.owner_delete(vm).unwrap();
+        while self.sim.vm_ids().contains(&vm) {
+            // The cloud's own time passes.
+            let _ = self.sim.ground_truth(vm);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// A user makes a VM and deletes it, while nobody runs.
+    pub(crate) fn boot_and_delete(&self, name: &str) -> VmId {
+        let (project, user) = (ProjectId::new("p").unwrap(), UserId::new("u").unwrap());
+        let vm = self.sim.boot_vm(name, project, user, BTreeMap::new()).unwrap();
+        self.delete(vm);
+        vm
     }
 
     pub(crate) async fn start(self) -> World {

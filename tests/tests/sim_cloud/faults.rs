@@ -10,7 +10,7 @@ use reeve_protocol::observation::VmState;
 use reeve_protocol::{Span, VmId};
 use reeve_tests::sim_cloud::{HttpFault, OrderFault};
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, driver, driver_config};
 
 fn kind<T>(answer: &Result<T, CloudError>) -> char {
     match answer {
@@ -49,10 +49,12 @@ async fn every_answer_that_is_no_success_has_its_meaning() {
     for &(status, retry_after, body, look, change) in ANSWERS {
         let fault = HttpFault { path: "/servers/".to_owned(), status, retry_after, ..HttpFault::default() };
         let fault = HttpFault { body: body.to_owned(), ..fault };
+        // What one answer asks for, such as to be left alone, is no matter of the next.
+        let fresh = || driver(driver_config(&fixture.server));
         fixture.control.http_fault(&fault).await.unwrap();
-        let looked = kind(&fixture.driver.show(vm).await);
+        let looked = kind(&fresh().show(vm).await);
         fixture.control.http_fault(&fault).await.unwrap();
-        let changed = kind(&fixture.driver.hard_reboot(vm).await);
+        let changed = kind(&fresh().hard_reboot(vm).await);
         assert_eq!((looked, changed), (look, change), "{status} {retry_after:?}");
     }
     assert_eq!(fixture.sim().times_applied(CallKind::HardReboot, vm), 0, "none of them had an effect");
@@ -154,4 +156,29 @@ async fn an_id_that_cannot_be_leads_nowhere() {
         assert_eq!(fixture.driver.volume_exists(id).await, Ok(false), "{id}");
         assert_eq!(kind(&fixture.driver.delete_volume(id).await), 'N', "{id}");
     }
+}
+
+#[tokio::test]
+async fn a_launch_whose_answer_is_lost_is_found_by_its_operation() {
+    use futures::StreamExt;
+    use reeve_ports::cloud::{DiskSource, LaunchSpec, OPERATION_KEY, REVIVED_FROM_KEY};
+    use reeve_protocol::Timestamp;
+    let fixture = Fixture::start().await;
+    let like = fixture.first();
+    let keys = [(OPERATION_KEY, "op/1".to_owned()), (REVIVED_FROM_KEY, like.to_string())];
+    let content = futures::stream::iter([Ok(bytes::Bytes::from_static(b"root"))]).boxed();
+    let spec = LaunchSpec {
+        name: "new".to_owned(),
+        metadata: keys.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+        like,
+        addresses: 0,
+        disks: vec![DiskSource { disk: Disk::Root, bytes: 4, content }],
+    };
+    assert_eq!(fixture.driver.find_launched("op/1", Timestamp::EPOCH).await, Ok(Vec::new()));
+    let lost = HttpFault { method: "POST".to_owned(), path: "/servers".to_owned(), ..HttpFault::default() };
+    fixture.control.http_fault(&HttpFault { after_effect: true, ..lost }).await.unwrap();
+    assert_eq!(kind(&fixture.driver.launch(spec).await), 'U', "whoever calls looks before the next attempt");
+    let found = fixture.driver.find_launched("op/1", Timestamp::EPOCH).await.unwrap();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(fixture.sim().vm_ids().len(), 6);
 }

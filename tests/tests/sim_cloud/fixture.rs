@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,8 +11,8 @@ use reeve_drivers::cloud::sim::Cure;
 use reeve_drivers::{SimCloud, SimConfig};
 use reeve_ports::conformance::cloud::CloudFixture;
 use reeve_ports::conformance::probe::ProbeFixture;
-use reeve_ports::{Cloud, GuestProbe, SystemClock};
-use reeve_protocol::{CloudName, HostName, ProjectId, Span, UserId, VmId};
+use reeve_ports::{Clock, Cloud, GuestProbe, Sleep, SystemClock};
+use reeve_protocol::{CloudName, HostName, ProjectId, Span, Timestamp, UserId, VmId};
 use reeve_tests::sim_cloud::{SimCloudOptions, SimCloudServer, SimControl};
 
 pub(crate) struct Fixture {
@@ -49,8 +50,40 @@ pub(crate) fn driver_config(server: &SimCloudServer) -> OpenStackConfig {
 }
 
 pub(crate) fn driver(config: OpenStackConfig) -> Arc<OpenStackCloud> {
+    driver_at(config, Arc::new(SystemClock))
+}
+
+pub(crate) fn driver_at(config: OpenStackConfig, clock: Arc<dyn Clock>) -> Arc<OpenStackCloud> {
     let name = CloudName::new("sim").expect("a short name is one");
-    Arc::new(OpenStackCloud::new(name, config, Arc::new(SystemClock), "reeve/test node/n1").expect("a driver"))
+    Arc::new(OpenStackCloud::new(name, config, clock, "reeve/test node/n1").expect("a driver"))
+}
+
+/// The machine's clock, which tests move forward.
+#[derive(Default)]
+pub(crate) struct MovedClock(AtomicU64);
+
+impl MovedClock {
+    pub(crate) fn pass(&self, span: Duration) {
+        self.0.fetch_add(u64::try_from(span.as_millis()).expect("a short time"), Ordering::SeqCst);
+    }
+
+    fn passed(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::SeqCst))
+    }
+}
+
+impl Clock for MovedClock {
+    fn now(&self) -> Timestamp {
+        SystemClock.now() + self.passed()
+    }
+
+    fn elapsed(&self) -> Duration {
+        SystemClock.elapsed() + self.passed()
+    }
+
+    fn sleep(&self, duration: Duration) -> Sleep {
+        SystemClock.sleep(duration)
+    }
 }
 
 impl Fixture {

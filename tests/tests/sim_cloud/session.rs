@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use reeve_drivers::cloud::openstack::OpenStackConfig;
+use reeve_drivers::cloud::openstack::{Login, OpenStackConfig};
 use reeve_ports::{Cloud, CloudError};
 use reeve_tests::sim_cloud::{HttpFault, SimCloudOptions};
 
@@ -56,10 +56,36 @@ async fn a_401_that_stays_is_unavailable_and_ends() {
 async fn a_wrong_password_is_unavailable_and_not_repeated() {
     let fixture = Fixture::start().await;
     let mut config: OpenStackConfig = driver_config(&fixture.server);
-    config.auth.password = "a wrong one".to_owned();
-    let answer = driver(config).list(None).await.unwrap_err();
+    let Login::Password { password, .. } = &mut config.auth.login else { panic!("the user has a password") };
+    *password = "a wrong one".to_owned();
+    let driver = driver(config);
+    let answer = driver.list(None).await.unwrap_err();
     assert!(matches!(&answer, CloudError::Unavailable(why) if why.starts_with("login: 401")), "{answer}");
     assert!(!format!("{answer:?}").contains("a wrong one"));
+    let before = fixture.server.requests();
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(driver.list(None).await.unwrap_err(), answer);
+    assert_eq!(fixture.server.requests(), before, "who tries again and again may be locked out");
+}
+
+#[tokio::test]
+async fn an_application_credential_logs_in_and_is_renewed() {
+    let fixture = Fixture::start().await;
+    let vm = fixture.first();
+    let driver = driver(OpenStackConfig::new(fixture.server.credential_auth()));
+    driver.show(vm).await.unwrap();
+    fixture.control.revoke_tokens().await.unwrap();
+    driver.show(vm).await.unwrap();
+    assert_eq!(fixture.control.counts().await.unwrap().tokens_issued, 2);
+}
+
+#[tokio::test]
+async fn an_interface_that_the_catalog_does_not_have_is_named() {
+    let fixture = Fixture::start().await;
+    let config = OpenStackConfig { region_name: Some("Nowhere".to_owned()), ..driver_config(&fixture.server) };
+    let answer = driver(config).list(None).await.unwrap_err().to_string();
+    let said = "unavailable: the catalog has no endpoint of compute with interface public in region Nowhere";
+    assert_eq!(answer, said);
 }
 
 #[tokio::test]

@@ -1,11 +1,14 @@
 //! OpenStack, by its REST: Keystone v3, Nova, Glance, Cinder and Neutron.
 //!
 //! ```text
-//! call ─► permit ─► ticket (token, catalog) ─► request ─┬─ 2xx ─► answer
-//!           ▲           │ one login at a time           ├─ 401 ─► the ticket is thrown away, once again
-//!           │           ▼                               ├─ no connection ─► Unavailable
-//!       max_concurrent  Keystone                        └─ lost, 5xx ─► a look: Unavailable, a change: Unknown
+//! call ─► permit ─► gate ─► ticket (token, catalog) ─► microversion ─► request ─┬─ 2xx ─► answer
+//!           ▲        ▲          │ one login at a time                           ├─ 401 ─► the ticket is thrown away, once again
+//!           │        │          ▼                                               ├─ no connection ─► Unavailable
+//!  max_concurrent  breaker   Keystone                                           └─ lost, 5xx ─► a look: Unavailable,
+//!                                                                                               a change: Unknown
 //! ```
+//!
+//! A service that fails as a whole is left alone for a while, and so is one that asks for it by `Retry-After` ([`gate`]).
 //!
 //! Every call has a time-out, every body a bound. Nothing is tried twice but a request that a stale token kept from
 //! being looked at, and a page of the listing that probes share: whoever calls looks first, and then again. What a launch
@@ -31,17 +34,26 @@
 mod actions;
 mod answer;
 mod api;
+mod ask;
+mod breaker;
 mod bulk;
 mod calls;
+mod catalog;
+mod clients;
 mod config;
+mod gate;
 mod images;
 mod launch;
+mod login;
 mod network;
+mod pages;
 mod probe;
+mod rest;
 mod server;
 mod session;
 mod sweep;
 mod time;
+mod version;
 mod view;
 
 use std::sync::Arc;
@@ -53,10 +65,12 @@ use self::api::Api;
 use self::bulk::Bulk;
 
 pub use self::config::{
-    Interface, OpenStackAuth, OpenStackConfig, OpenStackConfigError, default_connect_timeout, default_domain,
-    default_max_concurrent, default_page, default_timeout,
+    Interface, OpenStackConfig, OpenStackConfigError, default_connect_timeout, default_max_concurrent, default_page,
+    default_timeout,
 };
+pub use self::gate::Outages;
 pub use self::launch::operation_tag;
+pub use self::login::{Credential, Domain, Login, OpenStackAuth, Reference};
 
 /// Why the driver could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -98,5 +112,11 @@ impl OpenStackCloud {
         config.validate()?;
         let api = Arc::new(Api::new(name, config, clock, user_agent)?);
         Ok(Self { bulk: Bulk::new(Arc::clone(&api)), api })
+    }
+
+    /// Which services of the cloud do not answer, now and from now on.
+    #[must_use]
+    pub fn outages(&self) -> tokio::sync::watch::Receiver<Outages> {
+        self.api.gate.outages()
     }
 }

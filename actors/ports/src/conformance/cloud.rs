@@ -41,6 +41,7 @@ pub trait CloudFixture: Send + Sync {
 pub async fn run(fixture: &dyn CloudFixture) {
     what_is_not_there_is_not_found(fixture).await;
     a_listing_shows_every_vm_once(fixture).await;
+    what_changed_is_told_and_what_went_with_it(fixture).await;
     power_goes_off_and_on(fixture).await;
     it_suspends_and_resumes(fixture).await;
     a_hard_reboot_ends_active(fixture).await;
@@ -168,6 +169,38 @@ async fn a_listing_shows_every_vm_once(fixture: &dyn CloudFixture) {
     let (_, first) = show(fixture, seen[0].vm).await;
     let (_, second) = show(fixture, seen[0].vm).await;
     assert!(first <= second, "what is said later is said later");
+}
+
+/// Where the cloud tells at all.
+async fn what_changed_is_told_and_what_went_with_it(fixture: &dyn CloudFixture) {
+    let (stays, goes) = (booted(fixture, "changes-stays").await, booted(fixture, "changes-goes").await);
+    let before = show(fixture, stays).await.1.at();
+    let cloud = fixture.cloud();
+    cloud.delete_server(goes).await.expect("a VM is deleted");
+    for _ in 0..MAX_LOOKS {
+        let Some(changed) = changed_since(&*cloud, Timestamp::EPOCH).await else { return };
+        assert!(changed.iter().any(|facts| facts.vm == stays), "what came is told");
+        if changed.iter().any(|facts| facts.vm == goes && facts.state == VmState::Deleted) {
+            let hence = Timestamp::from_millis(before.as_millis() + 86_400_000);
+            assert_eq!(changed_since(&*cloud, hence).await, Some(Vec::new()), "what changed before is not told");
+            return;
+        }
+        fixture.wait().await;
+    }
+    panic!("{goes} is never told to be deleted");
+}
+
+async fn changed_since(cloud: &dyn Cloud, since: Timestamp) -> Option<Vec<VmFacts>> {
+    let (mut all, mut from) = (Vec::new(), None);
+    for _ in 0..MAX_PAGES {
+        let page = cloud.changed(since, from).await.expect("what changed is asked for")?;
+        all.extend(page.vms);
+        from = page.next;
+        if from.is_none() {
+            return Some(all);
+        }
+    }
+    panic!("more than {MAX_PAGES} pages")
 }
 
 async fn power_goes_off_and_on(fixture: &dyn CloudFixture) {

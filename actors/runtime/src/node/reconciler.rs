@@ -1,15 +1,20 @@
 //! Lists a cloud completely at an interval and tells the VMs of this node what the listing shows. Every notification may
 //! get lost; what it would have said is found here, through the same inputs. In a cluster each node lists for its own.
 //!
+//! Beside it, and far more often, the cloud is asked for what changed ([`changes`]).
+//!
 //! A listing with an error, a missing page or a cell that is down proves nothing about what it lacks. After several of
 //! them in a row the cloud counts as unreadable, and the ends of its VMs' leases wait until one succeeds.
+
+mod changes;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use reeve_lifecycle::VmInput;
 use reeve_lifecycle::record::Hold;
+use reeve_protocol::observation::{Said, VmFacts};
 use reeve_protocol::{CloudName, Timestamp, VmId};
 
 use super::router::Sending;
@@ -31,28 +36,32 @@ struct Listing {
 /// Reconciles for ever.
 pub(super) async fn run(shared: Arc<Shared>, cloud: CloudName) {
     let name = Arc::new(cloud);
+    join(list_again_and_again(&shared, &name), changes::follow(&shared, &name)).await;
+}
+
+async fn list_again_and_again(shared: &Shared, name: &Arc<CloudName>) {
     let mut failures: u32 = 0;
     let mut round: u32 = 0;
     loop {
-        let listing = list(&shared, &name).await;
+        let listing = list(shared, name).await;
         if let Some(why) = &listing.gap {
             failures = failures.saturating_add(1);
             tracing::warn!(cloud = %name, failures, %why, "a listing is not complete");
             if failures >= shared.config.runtime.unreadable_after {
-                hold(&shared, &name, true);
+                hold(shared, name, true);
             }
         } else {
             failures = 0;
             let Listing { asked_at, seen, .. } = listing;
-            let absent = Broadcast::Listed { cloud: Arc::clone(&name), asked_at, seen: Arc::new(seen) };
+            let absent = Broadcast::Listed { cloud: Arc::clone(name), asked_at, seen: Arc::new(seen) };
             shared.router.broadcast(&absent);
             // Said after every listing: a predecessor may have left the hold in the records, and a VM that was being
             // started again does not hear what is said once.
-            hold(&shared, &name, false);
+            hold(shared, name, false);
         }
         round = round.wrapping_add(1);
         let every = shared.config.runtime.reconcile_every.duration();
-        shared.clock.sleep(every.mul_f64(jitter(&name, round))).await;
+        shared.clock.sleep(every.mul_f64(jitter(name, round))).await;
     }
 }
 
@@ -95,16 +104,7 @@ async fn list(shared: &Shared, name: &CloudName) -> Listing {
         }
         // Awaited page by page: the listing is no faster than the VMs take it in, which bounds what waits for them.
         listing.seen.extend(page.vms.iter().map(|facts| facts.vm));
-        // Whoever owns the others lists too.
-        let here = page.vms.into_iter().filter(|facts| shared.owns(shared.router.shard_of(facts.vm)));
-        let told = here.map(|facts| {
-            let input = VmInput::Listed { facts: facts.clone(), said: page.said };
-            let posted = shared.router.post(Sending { vm: facts.vm, cloud: Some(name.clone()), input });
-            shared.router.answer(posted)
-        });
-        let told: Vec<_> = told.collect();
-        // A VM that cannot take it now hears it again at the next listing.
-        let _ = within(shared.clock.as_ref(), shared.ports.timeouts.call, join_all(told)).await;
+        tell(shared, name, page.vms, page.said).await;
         from = page.next;
         if from.is_none() {
             return listing;
@@ -112,4 +112,17 @@ async fn list(shared: &Shared, name: &CloudName) -> Listing {
     }
     listing.gap = Some(format!("more than {MAX_PAGES} pages"));
     listing
+}
+
+/// Tells the VMs of this node what a page shows. Whoever owns the others lists too.
+async fn tell(shared: &Shared, name: &CloudName, vms: Vec<VmFacts>, said: Said) {
+    let here = vms.into_iter().filter(|facts| shared.owns(shared.router.shard_of(facts.vm)));
+    let told = here.map(|facts| {
+        let input = VmInput::Listed { facts: facts.clone(), said };
+        let posted = shared.router.post(Sending { vm: facts.vm, cloud: Some(name.clone()), input });
+        shared.router.answer(posted)
+    });
+    let told: Vec<_> = told.collect();
+    // A VM that cannot take it now hears it again at the next listing.
+    let _ = within(shared.clock.as_ref(), shared.ports.timeouts.call, join_all(told)).await;
 }

@@ -184,6 +184,9 @@ impl Cloud for GuardedCloud {
     async fn list(&self, from: Option<String>) -> Result<ListPage, CloudError> {
         self.inner.list(from).await
     }
+    async fn changed(&self, since: Timestamp, from: Option<String>) -> Result<Option<ListPage>, CloudError> {
+        self.inner.changed(since, from).await
+    }
     async fn show(&self, vm: VmId) -> Result<(VmFacts, Said), CloudError> {
         self.inner.show(vm).await
     }

@@ -6,6 +6,7 @@ use reeve_cluster::rabbitmq::BrokerUrl;
 use reeve_cluster::rpc::{Credentials, TlsError, TlsFiles};
 
 use crate::config::cluster::RpcSection;
+use crate::config::openstack::{OpenStackProblem, Why};
 use crate::config::pem::{self, PemFile};
 use crate::config::problem::Problem;
 use crate::config::read::Reader;
@@ -52,12 +53,20 @@ pub(in crate::config) fn look(config: &Config, reader: &Reader<'_>) -> Found {
     for (index, cloud) in config.cloud.iter().enumerate() {
         match &cloud.driver {
             Driver::Sim(_) => {}
-            Driver::OpenStack(section) => {
-                look.secret(&format!("cloud[{index}].auth.password"), section.auth.password.secret());
-                if let Some(cacert) = &section.cacert {
-                    look.authority(&format!("cloud[{index}].cacert"), cacert);
+            Driver::OpenStack(section) => match section.resolve() {
+                Ok(openstack) => {
+                    if let Some(cacert) = &openstack.cacert {
+                        look.authority(&format!("cloud[{index}].cacert"), cacert);
+                    }
                 }
-            }
+                Err(OpenStackProblem { key, why }) => {
+                    let key = format!("cloud[{index}].{key}");
+                    match why {
+                        Why::Said(why) => look.complain(&key, why),
+                        Why::Secret(error) => look.unreadable(&key, &error),
+                    }
+                }
+            },
         }
     }
     look.found

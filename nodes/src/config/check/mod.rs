@@ -8,6 +8,7 @@ use reeve_lifecycle::policy::Policies;
 use reeve_protocol::Span;
 use tracing_subscriber::EnvFilter;
 
+use super::openstack::OpenStackProblem;
 use super::problem::Problem;
 use super::read::Reader;
 use super::secret::Secret;
@@ -125,11 +126,10 @@ fn check_clouds(clouds: &[CloudSection], bus: bool, complain: &mut impl FnMut(&s
                 }
             }
             Driver::OpenStack(section) => {
-                if let Some((key, expected)) = section.wrong() {
-                    complain(
-                        &format!("{path}.{key}"),
-                        format!("expected {}", expected.trim_start_matches("expected ")),
-                    );
+                if let Some(OpenStackProblem { key, why }) = section.wrong() {
+                    let why = why.to_string();
+                    let expected = why.trim_start_matches("expected ");
+                    complain(&format!("{path}.{key}"), format!("expected {expected}"));
                 }
             }
         }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::api::{Api, Ask};
-use super::server::{One, Page, Record};
+use super::server::{One, Record};
 use super::session::Service;
 use super::time;
 
@@ -39,13 +39,13 @@ impl Api {
 
     /// A server as it was written before microversion 2.47, with the id of its flavor; one that is gone if need be.
     pub(super) async fn server_or_ghost(&self, vm: VmId) -> Result<Record, CloudError> {
-        let living = self.ask(Ask::get(Service::Compute, format!("/servers/{vm}")).version("2.46")).await;
+        let living = self.ask(Ask::get(Service::Compute, format!("/servers/{vm}")).exactly(2, 46)).await;
         match living {
             Ok(answer) => Ok(answer.json::<One>()?.server),
             Err(CloudError::NotFound(why)) => {
-                let ask = Ask::servers().version("2.46").query("deleted", "1").query("uuid", vm.to_string());
-                let page: Page = self.ask(ask).await?.json()?;
-                page.servers.into_iter().find(|server| server.id == vm).ok_or(CloudError::NotFound(why))
+                let ask = Ask::servers().exactly(2, 46).query("deleted", "1").query("uuid", vm.to_string());
+                let gone: Vec<Record> = self.every(ask).await?;
+                gone.into_iter().find(|server| server.id == vm).ok_or(CloudError::NotFound(why))
             }
             Err(error) => Err(error),
         }

@@ -1,8 +1,13 @@
-//! What an answer means: every status that OpenStack gives, as one of the port's four errors.
+//! What an answer means: every status that OpenStack gives, as one of the port's four errors, and as a sign of how the
+//! service is as a whole.
+
+use std::time::Duration;
 
 use reeve_ports::CloudError;
 use reqwest::StatusCode;
 use serde_json::Value;
+
+use super::breaker::Sign;
 
 /// The most characters kept of what a cloud says of a failure.
 const MAX_MESSAGE: usize = 300;
@@ -26,8 +31,46 @@ impl Effect {
     }
 }
 
-/// What a status that is no success means. `retry_after` is the header, in seconds.
-pub(super) fn failure(effect: Effect, status: StatusCode, retry_after: Option<u64>, body: &[u8]) -> CloudError {
+/// What a failure of a call may be about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// The service: nothing else is needed for the answer.
+    Service,
+    /// One thing, or what is to be made: its host may be what fails.
+    Thing,
+}
+
+/// What an answer tells of the service as a whole.
+pub(super) fn sign(scope: Scope, status: StatusCode) -> Sign {
+    match (status.as_u16(), scope) {
+        // It answers that it does not do such things.
+        (501, _) => Sign::Alive,
+        // Whatever stands before the service does not reach it.
+        (502, _) | (500..=599, Scope::Service) => Sign::Dead,
+        // A redirect is not of OpenStack.
+        (500..=599, Scope::Thing) | (300..=399 | 408, _) => Sign::None,
+        _ => Sign::Alive,
+    }
+}
+
+/// Whether `Retry-After` in such an answer is a wish to be left alone. Elsewhere it tells when something will be ready.
+pub(super) const fn asks_for_rest(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 413 | 429 | 503)
+}
+
+/// What an answer that did not come tells of the service as a whole.
+pub(super) fn sign_of_none(scope: Scope, error: &reqwest::Error) -> Sign {
+    if error.is_connect() {
+        return Sign::Dead;
+    }
+    match scope {
+        Scope::Service if !error.is_builder() => Sign::Dead,
+        Scope::Service | Scope::Thing => Sign::None,
+    }
+}
+
+/// What a status that is no success means. `rest` is `Retry-After`.
+pub(super) fn failure(effect: Effect, status: StatusCode, rest: Option<Duration>, body: &[u8]) -> CloudError {
     let why = format!("{} {}", status.as_u16(), message(status, body));
     match status.as_u16() {
         404 | 410 => CloudError::NotFound(why),
@@ -36,8 +79,8 @@ pub(super) fn failure(effect: Effect, status: StatusCode, retry_after: Option<u6
         401 => CloudError::Unavailable(why),
         429 => CloudError::Unavailable(why),
         // Cinder says 413 with `Retry-After: 0` for a quota; a rate limit says how long.
-        413 if retry_after.is_some_and(|seconds| seconds > 0) => CloudError::Unavailable(why),
-        503 if retry_after.is_some() => CloudError::Unavailable(why),
+        413 if rest.is_some_and(|rest| !rest.is_zero()) => CloudError::Unavailable(why),
+        503 if rest.is_some() => CloudError::Unavailable(why),
         408 => effect.lost(why),
         501 => CloudError::Refused(why),
         400..=499 => CloudError::Refused(why),
@@ -68,64 +111,4 @@ fn message(status: StatusCode, body: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn kind(error: &CloudError) -> char {
-        match error {
-            CloudError::NotFound(_) => 'N',
-            CloudError::Refused(_) => 'R',
-            CloudError::Unavailable(_) => 'A',
-            CloudError::Unknown(_) => 'U',
-        }
-    }
-
-    /// (status, `Retry-After`, meaning of a look, meaning of a change)
-    const MEANINGS: &[(u16, Option<u64>, char, char)] = &[
-        (302, None, 'A', 'U'),
-        (400, None, 'R', 'R'),
-        (401, None, 'A', 'A'),
-        (403, None, 'R', 'R'),
-        (404, None, 'N', 'N'),
-        (406, None, 'R', 'R'),
-        (408, None, 'A', 'U'),
-        (409, None, 'R', 'R'),
-        (412, None, 'R', 'R'),
-        (413, None, 'R', 'R'),
-        (413, Some(0), 'R', 'R'),
-        (413, Some(3), 'A', 'A'),
-        (429, None, 'A', 'A'),
-        (429, Some(3), 'A', 'A'),
-        (500, None, 'A', 'U'),
-        (501, None, 'R', 'R'),
-        (502, None, 'A', 'U'),
-        (503, None, 'A', 'U'),
-        (503, Some(1), 'A', 'A'),
-        (504, None, 'A', 'U'),
-    ];
-
-    #[test]
-    fn every_status_has_its_meaning() {
-        for &(status, retry_after, look, change) in MEANINGS {
-            let status = StatusCode::from_u16(status).unwrap();
-            let of = |effect| kind(&failure(effect, status, retry_after, b""));
-            assert_eq!((of(Effect::Look), of(Effect::Change)), (look, change), "{status} {retry_after:?}");
-        }
-    }
-
-    #[test]
-    fn the_message_is_found_in_every_form_of_body_and_bounded() {
-        let said = |body: &str| failure(Effect::Look, StatusCode::CONFLICT, None, body.as_bytes()).to_string();
-        for body in [
-            r#"{"conflictingRequest": {"code": 409, "message": "it is\nlocked"}}"#,
-            r#"{"NeutronError": {"type": "T", "message": "it is\nlocked", "detail": ""}}"#,
-            r#"{"error": {"code": 409, "title": "Conflict", "message": "it is\nlocked"}}"#,
-            r#"{"message": "it is\nlocked", "code": "409 Conflict", "title": "Conflict"}"#,
-        ] {
-            assert_eq!(said(body), "refused: 409 it is locked", "{body}");
-        }
-        assert_eq!(said("<html>"), "refused: 409 Conflict");
-        assert_eq!(said(""), "refused: 409 Conflict");
-        assert!(said(&format!(r#"{{"message": "{}"}}"#, "x".repeat(10_000))).len() < 400);
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! One request to a service: permit, token, time-outs, bounds, and what its answer means.
+//! One request to a service: permit, gate, token, microversion, time-outs, bounds, and what its answer means.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,36 +7,34 @@ use bytes::Bytes;
 use reeve_ports::{Clock, CloudError};
 use reeve_protocol::CloudName;
 use reeve_protocol::observation::Said;
-use reqwest::header::{HeaderMap, RETRY_AFTER};
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use reqwest::{RequestBuilder, Response, StatusCode};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::OpenStackError;
-use super::answer::{self, Effect};
+use super::answer::{self, Effect, Scope};
+pub(super) use super::ask::{Answer, Ask};
+use super::breaker::Sign;
+use super::clients::Clients;
 use super::config::OpenStackConfig;
-use super::session::{Service, Session, Ticket};
+use super::gate::Gate;
+use super::rest;
+use super::session::{Line, Service, Session, Ticket};
 use super::time::CloudTime;
+use super::version::{self, Known, Micro, Offer};
 
 /// A page of 1,000 servers has some 5 MiB.
 const MAX_BODY: usize = 64 * 1024 * 1024;
-/// Shorter than servers keep a connection that nobody uses, so that a request seldom meets one that is being closed.
-const IDLE: Duration = Duration::from_secs(4);
-
+/// What a service tells of its versions, and of a failure.
+const MAX_SMALL_BODY: usize = 1024 * 1024;
 /// Content that is sent slower than so many bytes a second is not waited for.
 const LEAST_RATE: u64 = 256 * 1024;
-
-/// The microversion of Nova that everything but what says otherwise is written for (Train).
-const COMPUTE: &str = "2.79";
-/// The same of Cinder (Ussuri).
-const VOLUME: &str = "3.59";
 
 /// What all calls of a driver share.
 pub(super) struct Api {
     pub(super) name: CloudName,
     pub(super) config: OpenStackConfig,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) gate: Gate,
     http: reqwest::Client,
     /// For content that is sent: an answer comes only after the last byte of it.
     uploader: reqwest::Client,
@@ -45,65 +43,20 @@ pub(super) struct Api {
     time: CloudTime,
 }
 
-/// A request that is to be made.
-pub(super) struct Ask {
-    pub(super) effect: Effect,
-    method: Method,
-    service: Service,
-    path: String,
-    query: Vec<(&'static str, String)>,
-    body: Option<Value>,
-    microversion: Option<&'static str>,
+/// What came of sending a request once.
+enum Attempt {
+    /// A success, and when it was asked for.
+    Answered(Response, Duration),
+    /// The token was not taken.
+    Stale(Arc<Ticket>, CloudError),
+    Failed(CloudError),
 }
 
-impl Ask {
-    pub(super) fn get(service: Service, path: impl Into<String>) -> Self {
-        Self::new(Effect::Look, Method::GET, service, path)
-    }
-
-    /// Servers of all projects, whole.
-    pub(super) fn servers() -> Self {
-        Self::get(Service::Compute, "/servers/detail").query("all_tenants", "1")
-    }
-
-    pub(super) fn post(service: Service, path: impl Into<String>, body: Value) -> Self {
-        Self { body: Some(body), ..Self::new(Effect::Change, Method::POST, service, path) }
-    }
-
-    pub(super) fn delete(service: Service, path: impl Into<String>) -> Self {
-        Self::new(Effect::Change, Method::DELETE, service, path)
-    }
-
-    fn new(effect: Effect, method: Method, service: Service, path: impl Into<String>) -> Self {
-        Self { effect, method, service, path: path.into(), query: Vec::new(), body: None, microversion: None }
-    }
-
-    pub(super) fn query(mut self, key: &'static str, value: impl Into<String>) -> Self {
-        self.query.push((key, value.into()));
-        self
-    }
-
-    /// Written for another microversion than the rest.
-    pub(super) const fn version(mut self, microversion: &'static str) -> Self {
-        self.microversion = Some(microversion);
-        self
-    }
-}
-
-/// A success.
-pub(super) struct Answer {
-    body: Bytes,
-    effect: Effect,
-    /// When it was asked, by the clock that never steps.
-    asked: Duration,
-}
-
-impl Answer {
-    pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, CloudError> {
-        // What was changed was changed, whatever the body.
-        serde_json::from_slice(&self.body)
-            .map_err(|error| self.effect.lost(format!("the answer cannot be read: {error}")))
-    }
+/// Why the versions of a service are not known.
+enum Undiscovered {
+    /// The token was not taken; the request itself will find out.
+    Stale,
+    Failed(CloudError, Sign),
 }
 
 impl Api {
@@ -113,31 +66,13 @@ impl Api {
         clock: Arc<dyn Clock>,
         user_agent: &str,
     ) -> Result<Self, OpenStackError> {
-        let client = || {
-            reqwest::Client::builder()
-                .user_agent(user_agent)
-                .connect_timeout(config.connect_timeout.duration())
-                .pool_idle_timeout(IDLE)
-                .redirect(reqwest::redirect::Policy::none())
-                .no_proxy()
-        };
-        let (mut asking, mut sending) = (client().read_timeout(config.timeout.duration()), client());
-        if let Some(path) = &config.cacert {
-            let wrong = |why: String| OpenStackError::Certificates { path: path.clone(), why };
-            let pem = std::fs::read(path).map_err(|why| wrong(why.to_string()))?;
-            let more = reqwest::Certificate::from_pem_bundle(&pem).map_err(|why| wrong(why.to_string()))?;
-            asking = asking.tls_certs_merge(more.clone());
-            sending = sending.tls_certs_merge(more);
-        }
-        let built = |builder: reqwest::ClientBuilder| {
-            builder.build().map_err(|error| OpenStackError::Client(error.to_string()))
-        };
-        let (http, uploader) = (built(asking)?, built(sending)?);
+        let Clients { asking: http, sending: uploader } = Clients::new(&config, user_agent)?;
         Ok(Self {
-            name,
             session: Session::new(&config.auth),
             permits: Semaphore::new(config.max_concurrent.into()),
             time: CloudTime::default(),
+            gate: Gate::new(name.clone(), Arc::clone(&clock)),
+            name,
             config,
             clock,
             http,
@@ -162,22 +97,21 @@ impl Api {
     /// Sends content. It cannot be sent twice, so a token that is not taken ends it.
     pub(super) async fn upload(&self, path: &str, content: reqwest::Body, bytes: u64) -> Result<(), CloudError> {
         let _permit = self.permit().await?;
+        // Content may take hours: no other call waits to hear from this one how the service is.
+        self.gate.enter(Service::Image, Sign::None).await?.tell(Sign::None);
         let ticket = self.ticket().await?;
         let url = format!("{}{path}", ticket.endpoint(Service::Image)?);
         let limit = self.config.timeout.duration() + Duration::from_secs(bytes / LEAST_RATE);
         let request = self.uploader.put(url).timeout(limit).header("content-type", "application/octet-stream");
-        let request = request.body(content);
-        let response = with_token(request, &ticket).send().await;
+        let response = with_token(request.body(content), &ticket).send().await;
         let response = response.map_err(|error| answer::no_answer(Effect::Change, &error))?;
         if response.status() == StatusCode::UNAUTHORIZED {
             self.session.throw_away(&ticket).await;
         }
-        let (status, retry_after) = (response.status(), retry_after(response.headers()));
-        if status.is_success() {
+        if response.status().is_success() {
             return Ok(());
         }
-        let body = bounded(response, MAX_BODY, Effect::Change).await?;
-        Err(answer::failure(Effect::Change, status, retry_after, &body))
+        Err(self.failure(Service::Image, Effect::Change, response).await)
     }
 
     /// When the cloud was asked for this answer, by the cloud's clock if it tells it.
@@ -193,56 +127,146 @@ impl Api {
     }
 
     async fn ticket(&self) -> Result<Arc<Ticket>, CloudError> {
-        self.session.ticket(&self.http, &self.config, &*self.clock).await
+        let Self { http, config, gate, .. } = self;
+        self.session.ticket(Line { http, config, clock: &*self.clock, gate }).await
     }
 
     /// A success and when it was asked for; a token that is not taken is renewed once.
     async fn sent(&self, ask: &Ask, limit: Option<Duration>) -> Result<(Response, Duration), CloudError> {
+        if !ask.is_sound() {
+            return Err(CloudError::NotFound("an id that cannot be".to_owned()));
+        }
+        let dropped = match ask.scope() {
+            Scope::Service => Sign::Dead,
+            Scope::Thing => Sign::None,
+        };
+        let pass = self.gate.enter(ask.service, dropped).await?;
         let mut renewed = false;
         loop {
-            let ticket = self.ticket().await?;
-            let asked = self.clock.elapsed();
-            let mut request = self.request(ask, &ticket)?;
-            if let Some(limit) = limit {
-                request = request.timeout(limit);
-            }
-            let response = request.send().await.map_err(|error| answer::no_answer(ask.effect, &error))?;
-            if let Some(date) = response.headers().get("date").and_then(|date| date.to_str().ok()) {
-                self.time.note(date, asked, self.clock.elapsed());
-            }
-            let (status, retry_after) = (response.status(), retry_after(response.headers()));
-            if status.is_success() {
-                return Ok((response, asked));
-            }
-            if status == StatusCode::UNAUTHORIZED && !renewed {
-                renewed = true;
-                self.session.throw_away(&ticket).await;
-                continue;
-            }
-            // The failure is known by its status; its body only says more.
-            let body = bounded(response, MAX_BODY, ask.effect).await.unwrap_or_default();
-            return Err(answer::failure(ask.effect, status, retry_after, &body));
+            let (sign, attempt) = self.attempt(ask, limit).await;
+            let answer = match attempt {
+                Attempt::Stale(ticket, _) if !renewed => {
+                    renewed = true;
+                    self.session.throw_away(&ticket).await;
+                    continue;
+                }
+                Attempt::Answered(response, asked) => Ok((response, asked)),
+                Attempt::Stale(_, error) | Attempt::Failed(error) => Err(error),
+            };
+            pass.tell(sign);
+            return answer;
         }
     }
 
-    fn request(&self, ask: &Ask, ticket: &Ticket) -> Result<RequestBuilder, CloudError> {
-        // Ids come from records and from clouds; one that is none must not lead to another resource.
-        if !ask.path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-_.".contains(&b)) || ask.path.contains("..") {
-            return Err(CloudError::NotFound("an id that cannot be".to_owned()));
+    async fn attempt(&self, ask: &Ask, limit: Option<Duration>) -> (Sign, Attempt) {
+        let ticket = match self.ticket().await {
+            Ok(ticket) => ticket,
+            // What Keystone does says nothing of the others.
+            Err(error) => return (Sign::None, Attempt::Failed(error)),
+        };
+        let version = match self.version(ask, &ticket).await {
+            Ok(version) => version,
+            Err((error, sign)) => return (sign, Attempt::Failed(error)),
+        };
+        let asked = self.clock.elapsed();
+        let mut request = match self.request(ask, &ticket, version) {
+            Ok(request) => request,
+            Err(error) => return (Sign::None, Attempt::Failed(error)),
+        };
+        if let Some(limit) = limit {
+            request = request.timeout(limit);
         }
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => {
+                let sign = answer::sign_of_none(ask.scope(), &error);
+                return (sign, Attempt::Failed(answer::no_answer(ask.effect, &error)));
+            }
+        };
+        if let Some(date) = response.headers().get("date").and_then(|date| date.to_str().ok()) {
+            self.time.note(date, asked, self.clock.elapsed());
+        }
+        let status = response.status();
+        let sign = answer::sign(ask.scope(), status);
+        if status.is_success() {
+            return (sign, Attempt::Answered(response, asked));
+        }
+        let error = self.failure(ask.service, ask.effect, response).await;
+        if status == StatusCode::UNAUTHORIZED {
+            return (sign, Attempt::Stale(ticket, error));
+        }
+        (sign, Attempt::Failed(error))
+    }
+
+    /// What an answer that is no success means.
+    async fn failure(&self, service: Service, effect: Effect, response: Response) -> CloudError {
+        let (status, rest) = (response.status(), rest::wanted(response.headers(), self.clock.now()));
+        if let Some(rest) = rest.filter(|_| answer::asks_for_rest(status)) {
+            self.gate.rest(service, rest);
+        }
+        // The failure is known by its status; its body only says more.
+        let body = bounded(response, MAX_SMALL_BODY, effect).await.unwrap_or_default();
+        answer::failure(effect, status, rest, &body)
+    }
+
+    /// The microversion that is asked for, and the word for the service that goes before it.
+    async fn version(&self, ask: &Ask, ticket: &Ticket) -> Result<Option<(&'static str, Micro)>, (CloudError, Sign)> {
+        let nothing = |error| (error, Sign::None);
+        let Some((known, offer)) = ask.service.known().zip(ticket.offer(ask.service)) else { return Ok(None) };
+        let endpoint = ticket.endpoint(ask.service).map_err(nothing)?;
+        let offer = match offer.get_or_try_init(|| self.discover(ask.service, known, endpoint, ticket)).await {
+            Ok(offer) => *offer,
+            Err(Undiscovered::Stale) => known.assumed(),
+            Err(Undiscovered::Failed(error, sign)) => return Err((error, sign)),
+        };
+        Ok(Some((known.word, known.choose(ask.need, offer).map_err(nothing)?)))
+    }
+
+    /// What a service offers. One that does not tell is taken for one that offers what is needed.
+    async fn discover(
+        &self,
+        service: Service,
+        known: Known,
+        endpoint: &str,
+        ticket: &Ticket,
+    ) -> Result<Offer, Undiscovered> {
+        let request = self.http.get(version::document_url(endpoint)).header("accept", "application/json");
+        let sent = with_token(request, ticket).timeout(self.config.timeout.duration()).send().await;
+        let response = sent.map_err(|error| {
+            let sign = answer::sign_of_none(Scope::Service, &error);
+            Undiscovered::Failed(answer::no_answer(Effect::Look, &error), sign)
+        })?;
+        let status = response.status();
+        match status.as_u16() {
+            401 => return Err(Undiscovered::Stale),
+            408 | 413 | 429 | 500..=599 => {
+                let error = self.failure(service, Effect::Look, response).await;
+                return Err(Undiscovered::Failed(error, answer::sign(Scope::Service, status)));
+            }
+            _ => {}
+        }
+        let document = bounded(response, MAX_SMALL_BODY, Effect::Look).await;
+        let document = document.map_err(|error| Undiscovered::Failed(error, Sign::None))?;
+        Ok(version::offer(known, &document).unwrap_or_else(|| {
+            let (cloud, service, assumed) = (&self.name, service.name(), known.assumed().most);
+            tracing::warn!(%cloud, service, %assumed, "the service does not tell its microversions");
+            known.assumed()
+        }))
+    }
+
+    fn request(
+        &self,
+        ask: &Ask,
+        ticket: &Ticket,
+        version: Option<(&'static str, Micro)>,
+    ) -> Result<RequestBuilder, CloudError> {
         let url = format!("{}{}", ticket.endpoint(ask.service)?, ask.path);
         let mut request = self.http.request(ask.method.clone(), url).header("accept", "application/json");
         if !ask.query.is_empty() {
             request = request.query(&ask.query);
         }
-        let version = match ask.service {
-            Service::Compute => Some(("compute", COMPUTE)),
-            Service::Volume => Some(("volume", VOLUME)),
-            Service::Image | Service::Network => None,
-        };
-        if let Some((service, usual)) = version {
-            request =
-                request.header("openstack-api-version", format!("{service} {}", ask.microversion.unwrap_or(usual)));
+        if let Some((word, version)) = version {
+            request = request.header("openstack-api-version", format!("{word} {version}"));
         }
         if let Some(body) = &ask.body {
             request = request.json(body);
@@ -253,12 +277,6 @@ impl Api {
 
 fn with_token(request: RequestBuilder, ticket: &Ticket) -> RequestBuilder {
     request.header("x-auth-token", ticket.token.clone())
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<u64> {
-    let header = headers.get(RETRY_AFTER)?.to_str().ok()?;
-    // A date instead of seconds is a wait too, of whatever length.
-    Some(header.trim().parse().unwrap_or(1))
 }
 
 /// Reads a body of at most so many bytes.

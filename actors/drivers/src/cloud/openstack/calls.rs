@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::OpenStackCloud;
 use super::api::{Api, Ask};
-use super::server::Page;
+use super::server::{Page, Record};
 use super::session::Service;
 
 const GIB: u64 = 1 << 30;
@@ -62,17 +62,12 @@ struct ServiceRecord {
 #[async_trait]
 impl Cloud for OpenStackCloud {
     async fn list(&self, from: Option<String>) -> Result<ListPage, CloudError> {
-        let answer = self.api.ask(self.api.page(Ask::servers(), from)).await?;
-        let page: Page = answer.json()?;
-        let next = page.next();
-        let complete = !page.servers.iter().any(super::server::Record::is_partial);
-        let whole = page.servers.into_iter().filter(|server| !server.is_partial());
-        Ok(ListPage {
-            vms: whole.map(super::server::Record::facts).collect(),
-            said: self.api.said(&answer),
-            next,
-            complete,
-        })
+        self.api.listed(Ask::servers(), from).await
+    }
+
+    async fn changed(&self, since: Timestamp, from: Option<String>) -> Result<Option<ListPage>, CloudError> {
+        let changed = Ask::servers().query("changes-since", since.to_string());
+        self.api.listed(changed, from).await.map(Some)
     }
 
     async fn show(&self, vm: VmId) -> Result<(VmFacts, Said), CloudError> {
@@ -196,6 +191,7 @@ impl Cloud for OpenStackCloud {
     async fn hosts(&self) -> Result<Vec<HostHealth>, CloudError> {
         let ask = Ask::get(Service::Compute, "/os-services").query("binary", "nova-compute");
         let found: Services = self.api.ask(ask).await?.json()?;
+        // Nova has no pages of these.
         let hosts = found.services.into_iter().filter_map(|service| {
             let up = service.state == "up" && !service.forced_down;
             Some(HostHealth { host: HostName::new(service.host).ok()?, up })
@@ -205,6 +201,15 @@ impl Cloud for OpenStackCloud {
 }
 
 impl Api {
+    async fn listed(&self, listing: Ask, from: Option<String>) -> Result<ListPage, CloudError> {
+        let answer = self.ask(self.page(listing, from)).await?;
+        let page: Page = answer.json()?;
+        let next = page.next();
+        let complete = !page.servers.iter().any(Record::is_partial);
+        let whole = page.servers.into_iter().filter(|server| !server.is_partial());
+        Ok(ListPage { vms: whole.map(Record::facts).collect(), said: self.said(&answer), next, complete })
+    }
+
     /// The page of a listing that begins after this server, or the first.
     pub(super) fn page(&self, listing: Ask, after: Option<String>) -> Ask {
         let page = listing.query("limit", self.config.page.to_string());

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::api::{Api, Ask};
+use super::pages::Item;
 use super::session::Service;
 
 /// What is read of an image.
@@ -23,9 +24,12 @@ pub(super) struct Image {
     pub(super) instance_uuid: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Images {
-    images: Vec<Image>,
+impl Item for Image {
+    const LIST: &'static str = "images";
+
+    fn marker(&self) -> String {
+        self.id.clone()
+    }
 }
 
 impl Image {
@@ -45,8 +49,7 @@ impl Image {
 
 impl Api {
     pub(super) async fn images_named(&self, name: &str) -> Result<Vec<Image>, CloudError> {
-        let ask = Ask::get(Service::Image, "/v2/images").query("name", name).query("limit", "100");
-        Ok(self.ask(ask).await?.json::<Images>()?.images)
+        self.every(Ask::get(Service::Image, "/v2/images").query("name", name)).await
     }
 
     pub(super) async fn image(&self, id: &str) -> Result<Image, CloudError> {

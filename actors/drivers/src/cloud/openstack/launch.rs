@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use super::api::{Api, Ask};
 use super::images::gone_is_fine;
-use super::server::{Page, Record};
+use super::server::Record;
 use super::session::Service;
 use crate::cloud::RESTORED_BY_KEY;
 
@@ -30,8 +30,6 @@ const GIB: u64 = 1 << 30;
 /// How often it is looked whether images are still needed, and for how long at most.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
 const TIDY_LOOKS: u32 = 720;
-/// The most pages that are read of what went.
-const MAX_PAGES: usize = 1_000;
 /// By how much Nova's clock may be behind this node's.
 const CLOCKS_DIFFER_BY: Duration = Duration::from_secs(600);
 
@@ -75,8 +73,8 @@ impl Api {
     }
 
     pub(super) async fn find_launched(&self, operation: &str, since: Timestamp) -> Result<Vec<VmFacts>, CloudError> {
-        let page: Page = self.ask(Ask::servers().query("tags", operation_tag(operation))).await?.json()?;
-        let mut made: Vec<VmFacts> = page.servers.into_iter().map(Record::facts).collect();
+        let tagged: Vec<Record> = self.every(Ask::servers().query("tags", operation_tag(operation))).await?;
+        let mut made: Vec<VmFacts> = tagged.into_iter().map(Record::facts).collect();
         if made.is_empty() {
             made = self.launched_and_gone(operation, since).await?;
         }
@@ -87,19 +85,14 @@ impl Api {
     /// (`instance_destroy` in nova/db/main/api.py), so all that went since then are looked through.
     async fn launched_and_gone(&self, operation: &str, since: Timestamp) -> Result<Vec<VmFacts>, CloudError> {
         let since = since.saturating_sub(CLOCKS_DIFFER_BY).to_string();
+        let went = Ask::servers().query("deleted", "1").query("changes-since", since);
         let mut found = Vec::new();
-        let mut after: Option<String> = None;
-        for _ in 0..MAX_PAGES {
-            let went = Ask::servers().query("deleted", "1").query("changes-since", since.clone());
-            let page: Page = self.ask(self.page(went, after)).await?.json()?;
-            after = page.next();
-            let facts = page.servers.into_iter().map(Record::facts);
+        self.each_page(went, |servers: Vec<Record>| {
+            let facts = servers.into_iter().map(Record::facts);
             found.extend(facts.filter(|facts| facts.metadata.get(OPERATION_KEY).is_some_and(|by| by == operation)));
-            if after.is_none() {
-                return Ok(found);
-            }
-        }
-        Err(CloudError::Unavailable(format!("more than {MAX_PAGES} pages of servers went since {since}")))
+        })
+        .await?;
+        Ok(found)
     }
 
     pub(super) async fn restore(
@@ -119,7 +112,7 @@ impl Api {
         for image in &images {
             if let Disk::Volume(volume) = &image.disk {
                 let body = json!({ "os-reimage": { "image_id": image.id, "reimage_reserved": true } });
-                let ask = Ask::post(Service::Volume, format!("/volumes/{volume}/action"), body).version("3.68");
+                let ask = Ask::post(Service::Volume, format!("/volumes/{volume}/action"), body).at_least(3, 68);
                 self.ask(ask).await.map_err(for_now)?;
             }
         }

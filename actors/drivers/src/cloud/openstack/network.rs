@@ -7,17 +7,13 @@ use serde_json::json;
 
 use super::api::{Api, Ask};
 use super::images::harmless;
+use super::pages::Item;
 use super::server::Record;
 use super::session::Service;
 
 #[derive(Deserialize)]
-struct Thing {
+struct FloatingIp {
     id: String,
-}
-
-#[derive(Deserialize)]
-struct FloatingIps {
-    floatingips: Vec<Thing>,
 }
 
 #[derive(Deserialize)]
@@ -27,8 +23,32 @@ struct PortRecord {
 }
 
 #[derive(Deserialize)]
-struct Ports {
-    ports: Vec<PortRecord>,
+struct Network {
+    id: String,
+}
+
+impl Item for FloatingIp {
+    const LIST: &'static str = "floatingips";
+
+    fn marker(&self) -> String {
+        self.id.clone()
+    }
+}
+
+impl Item for PortRecord {
+    const LIST: &'static str = "ports";
+
+    fn marker(&self) -> String {
+        self.id.clone()
+    }
+}
+
+impl Item for Network {
+    const LIST: &'static str = "networks";
+
+    fn marker(&self) -> String {
+        self.id.clone()
+    }
 }
 
 #[derive(Deserialize)]
@@ -36,17 +56,12 @@ struct OnePort {
     port: PortRecord,
 }
 
-#[derive(Deserialize)]
-struct Networks {
-    networks: Vec<Thing>,
-}
-
 impl Api {
     /// The ids of a public address that is held; none if it is free.
     pub(super) async fn floating_ips(&self, address: &str) -> Result<Vec<String>, CloudError> {
         let ask = Ask::get(Service::Network, "/v2.0/floatingips").query("floating_ip_address", address);
-        let found: FloatingIps = self.ask(ask).await?.json()?;
-        Ok(found.floatingips.into_iter().map(|found| found.id).collect())
+        let found: Vec<FloatingIp> = self.every(ask).await?;
+        Ok(found.into_iter().map(|found| found.id).collect())
     }
 
     pub(super) async fn delete_floating_ip(&self, id: &str) -> Result<(), CloudError> {
@@ -56,8 +71,8 @@ impl Api {
     /// A port by this name with so many public addresses; what an earlier attempt has made is taken.
     pub(super) async fn port(&self, name: &str, like: &Record, addresses: usize) -> Result<String, CloudError> {
         let ask = Ask::get(Service::Network, "/v2.0/ports").query("name", name);
-        let found: Ports = self.ask(ask).await?.json()?;
-        let port = match found.ports.into_iter().next() {
+        let found: Vec<PortRecord> = self.every(ask).await?;
+        let port = match found.into_iter().next() {
             Some(port) => port,
             None => {
                 let network = self.network_of(like).await?;
@@ -67,7 +82,7 @@ impl Api {
             }
         };
         let ask = Ask::get(Service::Network, "/v2.0/floatingips").query("port_id", port.id.clone());
-        let held = self.ask(ask).await?.json::<FloatingIps>()?.floatingips.len();
+        let held = self.every::<FloatingIp>(ask).await?.len();
         if held < addresses {
             let outside = self.networks("router:external", "true").await?.into_iter().next();
             let outside =
@@ -103,12 +118,12 @@ impl Api {
 
     async fn network_of_port(&self, vm: VmId) -> Result<Option<String>, CloudError> {
         let ask = Ask::get(Service::Network, "/v2.0/ports").query("device_id", vm.to_string());
-        let ports: Ports = self.ask(ask).await?.json()?;
-        Ok(ports.ports.into_iter().next().map(|port| port.network_id))
+        let ports: Vec<PortRecord> = self.every(ask).await?;
+        Ok(ports.into_iter().next().map(|port| port.network_id))
     }
 
     async fn networks(&self, key: &'static str, value: &str) -> Result<Vec<String>, CloudError> {
-        let found: Networks = self.ask(Ask::get(Service::Network, "/v2.0/networks").query(key, value)).await?.json()?;
-        Ok(found.networks.into_iter().map(|network| network.id).collect())
+        let found: Vec<Network> = self.every(Ask::get(Service::Network, "/v2.0/networks").query(key, value)).await?;
+        Ok(found.into_iter().map(|network| network.id).collect())
     }
 }

@@ -6,6 +6,7 @@ use reeve_protocol::observation::{MAX_METADATA, PowerState, VmFacts, VmState};
 use reeve_protocol::{HostName, ProjectId, UserId, VmId};
 use serde::Deserialize;
 
+use super::pages::Item;
 use super::time;
 
 /// A page of a listing.
@@ -74,6 +75,14 @@ struct Address {
 pub(super) struct Flavor {
     /// Only below microversion 2.47.
     pub(super) id: Option<String>,
+}
+
+impl Item for Record {
+    const LIST: &'static str = "servers";
+
+    fn marker(&self) -> String {
+        self.id.to_string()
+    }
 }
 
 impl Page {

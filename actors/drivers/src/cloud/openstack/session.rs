@@ -6,22 +6,28 @@
 //! ```
 //!
 //! One login at a time: who finds one under way waits for it. A failure is told to everybody for a moment, so that a
-//! dead Keystone is not asked once for each call.
+//! dead Keystone is not asked once for each call, and a refusal for longer.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use reeve_ports::{Clock, CloudError};
+use reqwest::StatusCode;
 use reqwest::header::HeaderValue;
 use serde::Deserialize;
-use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 
-use super::answer::{self, Effect};
+use super::answer::{self, Effect, Scope};
 use super::api;
-use super::config::{OpenStackAuth, OpenStackConfig};
-use super::time;
+use super::breaker::Sign;
+pub(super) use super::catalog::Service;
+use super::catalog::{CatalogEntry, endpoints};
+use super::config::OpenStackConfig;
+use super::gate::Gate;
+use super::login::OpenStackAuth;
+use super::version::Offer;
+use super::{rest, time};
 
 /// A ticket is renewed so long before its end, or a quarter of its life if that is less.
 const RENEW_BEFORE: Duration = Duration::from_secs(300);
@@ -29,31 +35,10 @@ const RENEW_BEFORE: Duration = Duration::from_secs(300);
 const ASSUMED_LIFE: Duration = Duration::from_secs(300);
 /// How long a failed login is everybody's answer.
 const FAILURE_HOLDS: Duration = Duration::from_secs(1);
+/// How long one is that was refused: a Keystone may lock out whoever tries a wrong password again and again.
+const REFUSAL_HOLDS: Duration = Duration::from_secs(30);
 /// A catalog is small; one of a large cloud has some 100 KiB.
 const MAX_BODY: usize = 4 * 1024 * 1024;
-
-/// A service that is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Service {
-    Compute,
-    Volume,
-    Image,
-    Network,
-}
-
-impl Service {
-    const ALL: [Self; 4] = [Self::Compute, Self::Volume, Self::Image, Self::Network];
-
-    /// What the catalog may call it.
-    const fn types(self) -> &'static [&'static str] {
-        match self {
-            Self::Compute => &["compute"],
-            Self::Volume => &["volumev3", "block-storage", "volume"],
-            Self::Image => &["image"],
-            Self::Network => &["network"],
-        }
-    }
-}
 
 /// What a login gives.
 pub(super) struct Ticket {
@@ -61,13 +46,23 @@ pub(super) struct Ticket {
     /// By the clock that never steps.
     renew_at: Duration,
     endpoints: BTreeMap<Service, String>,
+    /// Which endpoints were looked for, for people.
+    looked_for: String,
+    /// What the services offer; asked again with each ticket, because clouds are upgraded.
+    offers: BTreeMap<Service, OnceCell<Offer>>,
 }
 
 impl Ticket {
     /// Where a service is, without a slash at the end.
     pub(super) fn endpoint(&self, service: Service) -> Result<&str, CloudError> {
         let found = self.endpoints.get(&service).map(String::as_str);
-        found.ok_or_else(|| CloudError::Unavailable(format!("the catalog has no endpoint of {service:?}")))
+        let why = || format!("the catalog has no endpoint of {} {}", service.name(), self.looked_for);
+        found.ok_or_else(|| CloudError::Unavailable(why()))
+    }
+
+    /// What a service offers, once it is known.
+    pub(super) fn offer(&self, service: Service) -> Option<&OnceCell<Offer>> {
+        self.offers.get(&service)
     }
 }
 
@@ -81,6 +76,22 @@ enum State {
 pub(super) struct Session {
     url: String,
     state: Mutex<State>,
+}
+
+/// How Keystone is reached.
+#[derive(Clone, Copy)]
+pub(super) struct Line<'a> {
+    pub(super) http: &'a reqwest::Client,
+    pub(super) config: &'a OpenStackConfig,
+    pub(super) clock: &'a dyn Clock,
+    pub(super) gate: &'a Gate,
+}
+
+/// Why nobody was logged in.
+struct Failure {
+    why: CloudError,
+    holds: Duration,
+    sign: Sign,
 }
 
 #[derive(Deserialize)]
@@ -97,22 +108,6 @@ struct Token {
     catalog: Vec<CatalogEntry>,
 }
 
-#[derive(Deserialize)]
-struct CatalogEntry {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(default)]
-    endpoints: Vec<Endpoint>,
-}
-
-#[derive(Deserialize)]
-struct Endpoint {
-    interface: String,
-    #[serde(default)]
-    region_id: Option<String>,
-    url: String,
-}
-
 impl Session {
     pub(super) fn new(auth: &OpenStackAuth) -> Self {
         let base = auth.auth_url.trim_end_matches('/');
@@ -121,27 +116,26 @@ impl Session {
     }
 
     /// The ticket, new if need be.
-    pub(super) async fn ticket(
-        &self,
-        http: &reqwest::Client,
-        config: &OpenStackConfig,
-        clock: &dyn Clock,
-    ) -> Result<Arc<Ticket>, CloudError> {
+    pub(super) async fn ticket(&self, line: Line<'_>) -> Result<Arc<Ticket>, CloudError> {
         let mut state = self.state.lock().await;
-        let now = clock.elapsed();
+        let now = line.clock.elapsed();
         match &*state {
             State::Ticket(ticket) if now < ticket.renew_at => return Ok(Arc::clone(ticket)),
             State::Failed { until, why } if now < *until => return Err(why.clone()),
             State::None | State::Ticket(_) | State::Failed { .. } => {}
         }
-        let login = self.log_in(http, config, now).await;
-        let (next, answer) = match login {
+        let pass = line.gate.enter(Service::Identity, Sign::Dead).await.map_err(in_login)?;
+        let (next, sign, answer) = match self.log_in(line, now).await {
             Ok(ticket) => {
                 let ticket = Arc::new(ticket);
-                (State::Ticket(Arc::clone(&ticket)), Ok(ticket))
+                (State::Ticket(Arc::clone(&ticket)), Sign::Alive, Ok(ticket))
             }
-            Err(why) => (State::Failed { until: clock.elapsed() + FAILURE_HOLDS, why: why.clone() }, Err(why)),
+            Err(Failure { why, holds, sign }) => {
+                let why = in_login(why);
+                (State::Failed { until: line.clock.elapsed() + holds, why: why.clone() }, sign, Err(why))
+            }
         };
+        pass.tell(sign);
         *state = next;
         answer
     }
@@ -154,27 +148,37 @@ impl Session {
         }
     }
 
-    async fn log_in(
-        &self,
-        http: &reqwest::Client,
-        config: &OpenStackConfig,
-        now: Duration,
-    ) -> Result<Ticket, CloudError> {
-        let sent = http.post(&self.url).json(&credentials(&config.auth)).timeout(config.timeout.duration()).send();
-        let response = sent.await.map_err(|error| in_login(answer::no_answer(Effect::Look, &error)))?;
+    async fn log_in(&self, line: Line<'_>, now: Duration) -> Result<Ticket, Failure> {
+        let failed = |why: CloudError, sign: Sign| Failure { why, holds: FAILURE_HOLDS, sign };
+        let config = line.config;
+        let request = line.http.post(&self.url).json(&config.auth.login.body()).timeout(config.timeout.duration());
+        let response = request.send().await.map_err(|error| {
+            failed(answer::no_answer(Effect::Look, &error), answer::sign_of_none(Scope::Service, &error))
+        })?;
         let (status, token) = (response.status(), response.headers().get("x-subject-token").cloned());
-        let body = api::bounded(response, MAX_BODY, Effect::Look).await.map_err(in_login)?;
+        let rest = rest::wanted(response.headers(), line.clock.now());
+        let body = api::bounded(response, MAX_BODY, Effect::Look).await.map_err(|why| failed(why, Sign::Dead))?;
         if !status.is_success() {
-            return Err(in_login(answer::failure(Effect::Look, status, None, &body)));
+            line.gate.rest(Service::Identity, rest.filter(|_| answer::asks_for_rest(status)).unwrap_or_default());
+            let is_refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+            let holds = if is_refused { REFUSAL_HOLDS } else { FAILURE_HOLDS };
+            let sign = answer::sign(Scope::Service, status);
+            return Err(Failure { why: answer::failure(Effect::Look, status, rest, &body), holds, sign });
         }
-        let unreadable = || CloudError::Unavailable("login: the answer cannot be read".to_owned());
+        let unreadable = || failed(CloudError::Unavailable("the answer cannot be read".to_owned()), Sign::Alive);
         let mut token = token.ok_or_else(unreadable)?;
         token.set_sensitive(true);
         // What it says is not repeated: it may hold more than the catalog.
         let login: Login = serde_json::from_slice(&body).map_err(|_| unreadable())?;
         let life = life(&login.token);
-        let renew_at = now + life.saturating_sub(RENEW_BEFORE.min(life / 4));
-        Ok(Ticket { token, renew_at, endpoints: endpoints(&login.token.catalog, config) })
+        let region = config.region_name.as_ref().map(|region| format!(" in region {region}")).unwrap_or_default();
+        Ok(Ticket {
+            token,
+            renew_at: now + life.saturating_sub(RENEW_BEFORE.min(life / 4)),
+            endpoints: endpoints(&login.token.catalog, config),
+            looked_for: format!("with interface {}{region}", config.interface.as_catalog()),
+            offers: Service::LISTED.into_iter().map(|service| (service, OnceCell::new())).collect(),
+        })
     }
 }
 
@@ -187,73 +191,23 @@ fn in_login(error: CloudError) -> CloudError {
     CloudError::Unavailable(format!("login: {why}"))
 }
 
-fn credentials(auth: &OpenStackAuth) -> Value {
-    let user_domain = json!({ "name": auth.user_domain_name });
-    let project = match (&auth.project_id, &auth.project_name) {
-        (Some(id), _) => json!({ "id": id }),
-        (None, name) => json!({ "name": name, "domain": { "name": auth.project_domain_name } }),
-    };
-    json!({ "auth": {
-        "identity": { "methods": ["password"], "password": {
-            "user": { "name": auth.username, "domain": user_domain, "password": auth.password },
-        } },
-        "scope": { "project": project },
-    } })
-}
-
 /// How long it lasts: both times are of Keystone's clock, so that ours need not be right.
 fn life(token: &Token) -> Duration {
     let times = time::openstack(&token.issued_at).zip(time::openstack(&token.expires_at));
     times.map_or(ASSUMED_LIFE, |(issued, expires)| expires.since(issued))
 }
 
-fn endpoints(catalog: &[CatalogEntry], config: &OpenStackConfig) -> BTreeMap<Service, String> {
-    let mut found = BTreeMap::new();
-    for service in Service::ALL {
-        let named = service.types().iter().find_map(|kind| catalog.iter().find(|entry| entry.kind == *kind));
-        let mut fitting = named.into_iter().flat_map(|entry| &entry.endpoints).filter(|endpoint| {
-            endpoint.interface == config.interface.as_catalog()
-                && config.region_name.as_ref().is_none_or(|region| endpoint.region_id.as_ref() == Some(region))
-        });
-        if let Some(endpoint) = fitting.next() {
-            let url = endpoint.url.trim_end_matches('/');
-            // Some catalogs name the version, others do not; the paths of this driver do.
-            let url = match service {
-                Service::Image => url.strip_suffix("/v2").unwrap_or(url),
-                Service::Network => url.strip_suffix("/v2.0").unwrap_or(url),
-                Service::Compute | Service::Volume => url,
-            };
-            found.insert(service, url.to_owned());
-        }
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::login::{Credential, Login as As};
     use super::*;
 
-    fn config() -> OpenStackConfig {
-        let auth = json!({ "auth_url": "http://k/identity/v3/", "username": "u", "password": "p", "project_id": "1" });
-        serde_json::from_value(json!({ "auth": auth, "region_name": "B", "interface": "internal" })).unwrap()
-    }
-
     #[test]
-    fn the_catalog_is_read_by_type_interface_and_region() {
-        let endpoint = |interface: &str, region: &str, url: &str| json!({ "interface": interface, "region_id": region, "url": url });
-        let catalog: Vec<CatalogEntry> = serde_json::from_value(json!([
-            { "type": "compute", "endpoints": [endpoint("public", "B", "http://p/"), endpoint("internal", "A", "http://a"),
-                endpoint("internal", "B", "http://b/v2.1/")] },
-            { "type": "image", "endpoints": [endpoint("internal", "B", "http://g/v2/")] },
-            { "type": "block-storage", "endpoints": [endpoint("internal", "B", "http://c/v3/1")] },
-            { "type": "network", "endpoints": [endpoint("public", "B", "http://n")] },
-        ]))
-        .unwrap();
-        let found = endpoints(&catalog, &config());
-        assert_eq!(found[&Service::Compute], "http://b/v2.1");
-        assert_eq!(found[&Service::Image], "http://g");
-        assert_eq!(found[&Service::Volume], "http://c/v3/1");
-        assert_eq!(found.get(&Service::Network), None);
-        assert_eq!(Session::new(&config().auth).url, "http://k/identity/v3/auth/tokens");
+    fn keystone_is_found_with_and_without_its_version() {
+        let login = As::ApplicationCredential { credential: Credential::Id("1".to_owned()), secret: "s".to_owned() };
+        for auth_url in ["http://k/identity/v3/", "http://k/identity/v3", "http://k/identity"] {
+            let auth = OpenStackAuth { auth_url: auth_url.to_owned(), login: login.clone() };
+            assert_eq!(Session::new(&auth).url, "http://k/identity/v3/auth/tokens");
+        }
     }
 }

@@ -128,7 +128,9 @@ impl World {
             vm.task = None;
             vm.state = VmState::Deleted;
             vm.deleted_at = Some(now);
-            self.put_vm(vm);
+            // Nothing is left that could be listed as changed.
+            vm.changed_at = None;
+            self.keep_vm(vm);
         }
     }
 

@@ -34,6 +34,15 @@ impl Cloud for SimCloud {
         self.call(call(CallKind::List, None, detail), |world, now, _| list(world, from.as_deref(), now)).await
     }
 
+    async fn changed(&self, since: Timestamp, from: Option<String>) -> Result<Option<ListPage>, CloudError> {
+        let detail = format!("changes since {since}");
+        self.call(call(CallKind::List, None, detail), |world, now, _| {
+            provider::changed(world, since, from.as_deref(), now)
+        })
+        .await
+        .map(Some)
+    }
+
     async fn show(&self, vm: VmId) -> Result<(VmFacts, Said), CloudError> {
         self.call(call(CallKind::Show, Some(vm), ""), |world, now, _| {
             let facts = world.living(vm)?.facts();

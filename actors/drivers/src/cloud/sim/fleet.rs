@@ -115,6 +115,7 @@ pub(super) fn place(world: &mut World, owner: Owner, disks: Disks, addresses: us
         addresses: held,
         last_restore: None,
         last_reboot: None,
+        changed_at: Some(now),
     };
     world.begin(vm, TaskKind::Building, world.config.build, now);
     id

@@ -140,6 +140,9 @@ pub(super) struct SimVm {
     pub(super) last_restore: Option<String>,
     #[serde(default)]
     pub(super) last_reboot: Option<Timestamp>,
+    /// When anything of it changed last, or when that was noticed.
+    #[serde(default)]
+    pub(super) changed_at: Option<Timestamp>,
 }
 
 impl SimVm {

@@ -4,13 +4,13 @@
 use bytes::Bytes;
 use reeve_lifecycle::effect::Disk;
 use reeve_ports::CloudError;
-use reeve_ports::cloud::{HostHealth, LaunchSpec, SnapshotState};
+use reeve_ports::cloud::{HostHealth, LaunchSpec, ListPage, SnapshotState};
 use reeve_protocol::observation::VmFacts;
 use reeve_protocol::{Timestamp, VmId};
 
 use super::audit::{Actor, CallKind};
 use super::calls;
-use super::model::{SimAddress, SimSnapshot};
+use super::model::{SimAddress, SimSnapshot, SimVm};
 use super::world::World;
 use super::{Done, SimCloud};
 
@@ -23,6 +23,8 @@ pub struct ServerView {
     pub addresses: Vec<String>,
     /// Whether it is gone.
     pub gone: bool,
+    /// When anything of it changed last.
+    pub changed_at: Option<Timestamp>,
 }
 
 /// A snapshot, as whoever lists images sees it.
@@ -62,6 +64,23 @@ pub struct AddressView {
     pub held_for: VmId,
 }
 
+/// One page of the VMs that changed since then, gone or not. Those of a cell that is down are left out, unsaid.
+pub(super) fn changed(
+    world: &mut World,
+    since: Timestamp,
+    from: Option<&str>,
+    now: Timestamp,
+) -> Result<Done<ListPage>, CloudError> {
+    let from = from.map_or(Ok(VmId::new(uuid::Uuid::nil())), str::parse);
+    let from = from.map_err(|_| CloudError::Refused("400 marker is no id".to_owned()))?;
+    let page = usize::try_from(world.config.page).expect("at most 1,000");
+    let is_changed = |vm: &SimVm| vm.changed_at.is_some_and(|at| at >= since) && world.cell_up(&vm.host);
+    let mut vms: Vec<VmFacts> =
+        world.vms_from(from).filter(|vm| is_changed(vm)).take(page + 1).map(SimVm::facts).collect();
+    let next = (vms.len() > page).then(|| vms.pop()).flatten().map(|facts| facts.vm.to_string());
+    Ok(Done::looked(ListPage { vms, said: world.said(now), next, complete: true }))
+}
+
 impl SimCloud {
     /// These VMs, gone or not, without a call and without an audit entry; those that never were are left out.
     #[must_use]
@@ -74,6 +93,7 @@ impl SimCloud {
             facts: vm.facts(),
             addresses: vm.addresses.iter().filter(|held| world.holds(held, vm.id)).cloned().collect(),
             gone: vm.is_gone(),
+            changed_at: vm.changed_at,
         });
         views.collect()
     }

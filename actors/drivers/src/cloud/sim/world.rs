@@ -78,6 +78,8 @@ pub(super) struct World {
     snapshots: BTreeMap<String, SimSnapshot>,
     due: BTreeSet<(Timestamp, VmId)>,
     dirty: Dirty,
+    /// The time of the last look or change.
+    now: Timestamp,
 }
 
 impl World {
@@ -97,6 +99,7 @@ impl World {
             snapshots: BTreeMap::new(),
             due: BTreeSet::new(),
             dirty: Dirty::default(),
+            now: Timestamp::EPOCH,
         }
     }
 
@@ -153,6 +156,12 @@ impl World {
 
     /// Every change of a VM goes through here, so that it is journaled and its next moment is known.
     pub(super) fn put_vm(&mut self, vm: SimVm) {
+        let changed_at = Some(self.now.max(vm.created_at));
+        self.keep_vm(SimVm { changed_at, ..vm });
+    }
+
+    /// As it is, with the time of its last change.
+    pub(super) fn keep_vm(&mut self, vm: SimVm) {
         if let Some(old) = self.vms.get(&vm.id).and_then(|old| old.task.as_ref()) {
             self.due.remove(&(old.until, vm.id));
         }
@@ -239,6 +248,7 @@ impl World {
 
     /// Ends every task whose time has come, in the order of their times.
     pub(super) fn settle(&mut self, now: Timestamp) {
+        self.now = now;
         while let Some(&(at, id)) = self.due.first()
             && at <= now
         {
@@ -376,7 +386,7 @@ impl World {
         change.volumes.into_iter().for_each(|volume| self.put_volume(volume));
         change.addresses.into_iter().for_each(|address| self.put_address(address));
         change.snapshots.into_iter().for_each(|snapshot| self.put_snapshot(snapshot));
-        change.vms.into_iter().for_each(|vm| self.put_vm(vm));
+        change.vms.into_iter().for_each(|vm| self.keep_vm(vm));
         for id in change.removed_snapshots {
             self.remove_snapshot(&id);
         }
