@@ -55,7 +55,49 @@ fn what_a_later_version_has_is_refused_by_name() {
     let message = refused("[[cloud]]\nname = \"a\"\ndriver = \"qemu\"\n");
     assert!(message.starts_with("reeve.toml:3: cloud[0].driver: driver \"qemu\" is not supported"), "{message}");
     assert!(refused("[[cloud]]\nname = \"a\"\ndriver = \"aws\"\n").contains("no driver is called \"aws\""));
-    assert!(refused("[vault]\nurl = \"s3://bucket\"\n").contains("reeve.toml:2: vault.url: s3:// is not supported"));
+    assert!(refused("[vault]\nurl = \"gs://bucket\"\n").contains("reeve.toml:2: vault.url: gs:// is not supported"));
+}
+
+#[test]
+fn a_vault_in_a_bucket_is_understood_and_its_secrets_are_not_shown() {
+    let config = parse(
+        "[vault]\nurl = \"s3://backups/lab\"\nendpoint = \"https://s3.example\"\naccess_key_id = \"reeve\"\n\
+         secret_access_key = \"s3cr3t\"\nkeys = [{ id = \"new\", key = \"s3cr3t\" }, { id = \"old\", key = { credential = \"k\" } }]\n",
+    )
+    .unwrap();
+    assert_eq!(config.vault.keys[1].id, "old");
+    let shown = format!("{config:?}{}", serde_json::to_string(&config).unwrap());
+    assert!(!shown.contains("s3cr3t") && shown.contains("https://s3.example"), "{shown}");
+}
+
+#[test]
+fn everything_that_a_vault_lacks_is_said_at_once() {
+    let message = refused(
+        "[vault]\nurl = \"s3://u:s3cr3t@backups\"\npart_bytes = 1000\nparts_under_way = 0\n\
+         keys = [{ id = \"a b\", key = \"s3cr3t\" }, { id = \"c\", key = \"x\" }, { id = \"c\", key = \"y\" }]\n",
+    );
+    for expected in [
+        "vault.url: names no bucket",
+        "vault.part_bytes: is 1000, expected 1048576 to 67108864 bytes",
+        "vault.parts_under_way: is 0, expected 1 to 16",
+        "vault.keys[0].id: a key's id has",
+        "vault.keys[2].id: two keys are called \"c\"",
+    ] {
+        assert!(message.contains(expected), "{expected}\n{message}");
+    }
+    assert!(!message.contains("s3cr3t"), "{message}");
+    let message = refused("[vault]\nurl = \"s3://backups\"\nendpoint = \"https://u:s3cr3t@h\"\ntoken = \"s3cr3t\"\n");
+    for expected in [
+        "vault.endpoint: expected https://HOST:PORT without a user",
+        "vault.access_key_id: is left out",
+        "vault.secret_access_key: is left out",
+        "vault.token: is set, but vault.url names another kind of vault",
+    ] {
+        assert!(message.contains(expected), "{expected}\n{message}");
+    }
+    assert!(!message.contains("s3cr3t"), "{message}");
+    let message = refused("[vault]\nurl = \"file:///srv/vault\"\naccess_key_id = \"x\"\n");
+    assert!(message.contains("vault.access_key_id: is set, but vault.url names another kind"), "{message}");
 }
 
 #[test]

@@ -7,4 +7,4 @@ pub mod vault;
 pub use cloud::openstack::{OpenStackCloud, OpenStackConfig};
 pub use cloud::sim::{SimCloud, SimConfig};
 pub use notifier::{FanOut, LogNotifier, MemoryNotifier};
-pub use vault::{OpendalVault, vault_from_url};
+pub use vault::OpendalVault;

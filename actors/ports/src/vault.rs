@@ -27,6 +27,9 @@ pub enum VaultError {
     /// It may have had its effect or not.
     #[error("no answer: {0}")]
     Unknown(String),
+    /// It cannot be decrypted here: the key is not configured, or is another than it was encrypted with.
+    #[error("key: {0}")]
+    Key(String),
     /// The source of the content failed while it was read.
     #[error("source: {0}")]
     Source(String),
@@ -43,11 +46,9 @@ pub struct BackupPath {
     pub backup: BackupId,
 }
 
-/// The manifest of a backup: `manifest.json` beside its objects.
+/// What a complete backup holds. How a vault writes it down, and in which format, is its own matter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// 1.
-    pub format: u32,
     /// Which backup.
     pub backup: BackupId,
     /// Of which VM.
@@ -67,7 +68,7 @@ pub struct ManifestObject {
     pub name: String,
     /// Which disk it holds.
     pub disk: Disk,
-    /// Its size in bytes.
+    /// Its size in bytes, plain, however the vault keeps it.
     pub bytes: u64,
     /// BLAKE3, lower-case hex.
     pub blake3: String,
@@ -85,9 +86,42 @@ pub enum Verification {
     },
     /// Something does not.
     Damaged {
-        /// What, and how.
-        what: String,
+        /// Where.
+        at: String,
+        /// How.
+        damage: Damage,
     },
+}
+
+/// How what is in a vault differs from what was written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    /// It is not there.
+    #[error("missing")]
+    Missing,
+    /// It has another size.
+    #[error("{found} bytes, the manifest says {listed}")]
+    Length {
+        /// What it has.
+        found: u64,
+        /// What it should have.
+        listed: u64,
+    },
+    /// It has another hash; which one is named.
+    #[error("{0} differs from the manifest")]
+    Hash(&'static str),
+    /// It was not encrypted with this key for this place.
+    #[error("was not encrypted by the vault's key for this place")]
+    Forged,
+    /// It does not unpack.
+    #[error("cannot be decompressed")]
+    Compression,
+    /// It is no part of a stored object.
+    #[error("is no part of an object")]
+    NoPart,
+    /// The list of an object's parts cannot be read.
+    #[error("{0}")]
+    Index(String),
 }
 
 /// A vault.

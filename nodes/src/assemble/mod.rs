@@ -32,7 +32,7 @@ use reeve_cluster::embedded::{EmbeddedCoordination, EmbeddedDb, EmbeddedStore};
 use reeve_cluster::etcd::EtcdCluster;
 use reeve_cluster::rabbitmq::RabbitBus;
 use reeve_cluster::rpc::Credentials;
-use reeve_drivers::{LogNotifier, vault_from_url};
+use reeve_drivers::LogNotifier;
 use reeve_lifecycle::policy::Policies;
 use reeve_ports::{AdminService, Bus, Clock, Coordination, NoPeers, Peers, RecordStore};
 use reeve_runtime::{Adapters, Node, NodeConfig, NodeHandle, Ports};
@@ -83,8 +83,8 @@ pub async fn start(
     credentials: Option<Credentials>,
 ) -> anyhow::Result<Running> {
     let policies = Policies::new(config.policy.clone())?;
-    let vault =
-        vault_from_url(&config.vault.url).with_context(|| format!("cannot open the vault {}", config.vault.url))?;
+    let vault = config.vault.open(Arc::clone(&clock));
+    let vault = vault.with_context(|| format!("cannot open the vault {}", config.vault.url))?;
     if let Err(error) = vault.probe_writable().await {
         // Leases, watching and repair do not need it; backups are retried, and raise their own alerts.
         tracing::error!(%error, "backups cannot be kept until the vault can be written");

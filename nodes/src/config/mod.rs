@@ -19,6 +19,7 @@ mod read;
 mod runtime;
 mod secret;
 mod sections;
+mod vault;
 
 pub use check::folder_url;
 pub(crate) use check::{is_host_port, is_plain_name};
@@ -32,5 +33,6 @@ pub use runtime::{CapsSection, ClockSection, RuntimeSection, TimeoutsSection};
 pub use secret::{Password, Revealed, Secret, SecretError, mask_url};
 pub use sections::{
     BusSection, CloudSection, Config, Driver, LogFormat, LogSection, NodeSection, NotificationFormat,
-    NotificationsSection, VaultSection,
+    NotificationsSection,
 };
+pub use vault::{VaultKeySection, VaultSection};

@@ -12,6 +12,7 @@ use super::cluster::{ClusterSection, RpcSection};
 use super::openstack::OpenStackSection;
 use super::runtime::RuntimeSection;
 use super::secret::Secret;
+use super::vault::VaultSection;
 
 /// The whole configuration, complete: what the file leaves out has its default.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -106,15 +107,6 @@ const fn default_prefetch() -> u16 {
 
 const fn default_publish_timeout() -> Span {
     Span::from_secs(5)
-}
-
-/// `[vault]`. Where backups are kept.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct VaultSection {
-    /// `file:///ABSOLUTE/PATH`: a folder, made if missing. With `[cluster]` it is required, and must be one folder that
-    /// every node mounts: whoever takes a VM over reads the backups that another made. Default `file://<data_dir>/vault`.
-    pub url: String,
 }
 
 /// `[log]`. What is logged, to standard error.

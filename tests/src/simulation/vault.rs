@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use reeve_lifecycle::effect::{Disk, StoredDisk};
-use reeve_ports::vault::{BackupPath, Manifest, Verification};
+use reeve_ports::vault::{BackupPath, Damage, Manifest, Verification};
 use reeve_ports::{Clock, Vault, VaultError};
 use reeve_protocol::{BackupId, CloudName, VmId};
 
@@ -145,7 +145,7 @@ impl Vault for SimVault {
                 let bytes = backup.objects.get(&object.name).ok_or_else(|| missing(&object.name))?;
                 total += bytes.len() as u64;
                 if bytes.len() as u64 != object.bytes || hex_hash(bytes) != object.blake3 {
-                    return Ok(Verification::Damaged { what: object.name.clone() });
+                    return Ok(Verification::Damaged { at: object.name.clone(), damage: Damage::Hash("BLAKE3") });
                 }
             }
             backup.verified = true;

@@ -14,9 +14,6 @@ use reeve_protocol::event::BackupPurpose;
 use super::wait::Patience;
 use super::{Attempt, act_failed, look_failed, not_applied, retryable, unknown, vault_failed};
 
-/// The format of the manifests that are written.
-const MANIFEST_FORMAT: u32 = 1;
-
 /// Looks what the VM consists of.
 pub(super) async fn take_inventory(attempt: Attempt<'_>) -> Outcome {
     match attempt.cloud.inventory(attempt.vm.vm).await {
@@ -126,7 +123,7 @@ pub(super) async fn seal(
     }
     let vm = attempt.vm.vm;
     let sealed_at = attempt.clock().now();
-    let manifest = Manifest { format: MANIFEST_FORMAT, backup, vm, purpose, sealed_at, objects };
+    let manifest = Manifest { backup, vm, purpose, sealed_at, objects };
     match attempt.vault.seal(&path, &manifest).await {
         Ok(()) => Outcome::Done(Done::Plain),
         Err(error) => vault_failed(&error),
@@ -154,14 +151,16 @@ fn hex(bytes: &[u8]) -> String {
 pub(super) async fn verify(attempt: Attempt<'_>, backup: BackupId) -> Outcome {
     match attempt.vault.verify(&attempt.vm.path(backup)).await {
         Ok(Verification::Equal { bytes }) => Outcome::Done(Done::Verified { bytes }),
-        Ok(Verification::Damaged { what }) => Outcome::Done(Done::Damaged { what }),
+        Ok(Verification::Damaged { at, damage }) => Outcome::Done(Done::Damaged { what: format!("{at}: {damage}") }),
         Err(error @ (VaultError::NotFound(_) | VaultError::Damaged(_))) => {
             Outcome::Done(Done::Damaged { what: error.to_string() })
         }
         Err(
+            // Without its key a backup is not seen; it may be as good as it was.
             error @ (VaultError::NotWritable(_)
             | VaultError::Unavailable(_)
             | VaultError::Unknown(_)
+            | VaultError::Key(_)
             | VaultError::Source(_)),
         ) => retryable(error.to_string()),
     }

@@ -266,7 +266,9 @@ fn look_failed(error: &CloudError) -> Outcome {
 fn vault_failed(error: &VaultError) -> Outcome {
     match error {
         VaultError::NotFound(_) | VaultError::NotWritable(_) => not_applied(error.to_string()),
-        VaultError::Damaged(_) | VaultError::Unavailable(_) | VaultError::Source(_) => retryable(error.to_string()),
+        VaultError::Damaged(_) | VaultError::Unavailable(_) | VaultError::Key(_) | VaultError::Source(_) => {
+            retryable(error.to_string())
+        }
         VaultError::Unknown(_) => unknown(error.to_string()),
     }
 }

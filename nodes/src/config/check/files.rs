@@ -12,6 +12,7 @@ use crate::config::problem::Problem;
 use crate::config::read::Reader;
 use crate::config::secret::{Revealed, Secret, SecretError};
 use crate::config::sections::{Config, Driver};
+use crate::config::vault::VaultSection;
 
 /// What was found in the files.
 #[derive(Debug, Default)]
@@ -49,6 +50,7 @@ pub(in crate::config) fn look(config: &Config, reader: &Reader<'_>) -> Found {
         }
         look.pair(["cluster.etcd_cert", "cluster.etcd_key"], cluster.etcd_cert.as_ref(), cluster.etcd_key.as_ref());
     }
+    look.vault(&config.vault);
     look.rpc(config);
     for (index, cloud) in config.cloud.iter().enumerate() {
         match &cloud.driver {
@@ -84,6 +86,26 @@ impl Look<'_> {
             Err(error) => {
                 self.unreadable(key, &error);
                 None
+            }
+        }
+    }
+
+    /// Looks at the secrets of the vault, and whether its keys are keys.
+    fn vault(&mut self, vault: &VaultSection) {
+        for (key, secret) in [("secret_access_key", &vault.secret_access_key), ("token", &vault.token)] {
+            if let Some(secret) = secret {
+                self.secret(&format!("vault.{key}"), secret.secret());
+            }
+        }
+        if let Some(ca) = &vault.ca {
+            self.authority("vault.ca", ca);
+        }
+        for (index, section) in vault.keys.iter().enumerate() {
+            let key = format!("vault.keys[{index}].key");
+            if let Some(secret) = self.secret(&key, section.key.secret())
+                && let Err(error) = section.read(&secret)
+            {
+                self.complain(&key, error.to_string());
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What types cannot say: completes the defaults that depend on other keys, and checks what must fit together.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use reeve_cluster::rabbitmq::BrokerUrl;
 use reeve_lifecycle::policy::Policies;
@@ -55,7 +55,7 @@ pub(super) fn completed(mut config: Config, reader: &Reader<'_>) -> Result<Confi
         if own_vault {
             complain(
                 "vault.url",
-                "is left out, but the nodes of [cluster] need one folder that all of them mount".into(),
+                "is left out, but the nodes of [cluster] need one vault that all of them reach".into(),
             );
         }
     }
@@ -63,8 +63,8 @@ pub(super) fn completed(mut config: Config, reader: &Reader<'_>) -> Result<Confi
     if length > MAX_SOCKET_PATH {
         complain("rpc.socket", format!("has {length} bytes, a socket's path has at most {MAX_SOCKET_PATH}"));
     }
-    if let Err(message) = vault_folder(&config.vault.url) {
-        complain("vault.url", message);
+    for (key, message) in config.vault.wrong() {
+        complain(&format!("vault.{key}"), message);
     }
     if let Err(error) = EnvFilter::try_new(&config.log.level) {
         complain("log.level", format!("{error} (expected for example info, or info,lapin=warn)"));
@@ -180,17 +180,4 @@ fn check_policies(config: &mut Config, complain: &mut impl FnMut(&str, String)) 
 pub fn folder_url(folder: &Path) -> String {
     // The one character that is special to whoever reads the URL.
     format!("file://{}", folder.display().to_string().replace('%', "%25"))
-}
-
-/// The folder that a vault's URL names.
-fn vault_folder(url: &str) -> Result<PathBuf, String> {
-    let expected = "expected file:///ABSOLUTE/PATH";
-    let Some((scheme, path)) = url.split_once("://") else {
-        return Err(format!("is no URL, {expected}"));
-    };
-    if scheme != "file" {
-        return Err(format!("{scheme}:// is not supported by this version, {expected}"));
-    }
-    let path = path.strip_prefix("localhost").unwrap_or(path);
-    if Path::new(path).is_absolute() { Ok(path.into()) } else { Err(format!("is no absolute path, {expected}")) }
 }
