@@ -46,10 +46,9 @@ fn an_unknown_key_is_named_with_its_line_and_what_was_expected() {
 
 #[test]
 fn what_a_later_version_has_is_refused_by_name() {
-    for section in ["http", "otlp", "auth", "notify.email"] {
+    for section in ["http", "otlp", "auth", "notify.sms", "notify.amqp"] {
         let message = refused(&format!("\n[{section}]\n"));
-        let root = section.split('.').next().unwrap();
-        let expected = format!("reeve.toml:2: {root}: section [{root}] is not supported by this version");
+        let expected = format!("reeve.toml:2: {section}: section [{section}] is not supported by this version");
         assert!(message.starts_with(&expected), "{message}");
     }
     let message = refused("[[cloud]]\nname = \"a\"\ndriver = \"qemu\"\n");
@@ -180,6 +179,64 @@ fn keys_that_cannot_be_read_are_all_said_at_once() {
     let message = refused("[bus]\nurl = \"amqps://h\"\nprefetch = 0\n[log]\nlevl = 1\n");
     assert!(message.contains("log.levl") && message.contains("bus.prefetch: is 0"), "{message}");
     assert!(refused("nodes = 1\n[log]\nlevl = 1\n").lines().count() == 2);
+}
+
+const NOTIFY: &str = "[notify.link]\nurl = \"https://reeve.example/extend\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n\
+     [notify.email]\nhost = \"mail.example\"\nfrom = \"Reeve <reeve@example.org>\"\nuser = \"reeve\"\n\
+     password = \"s3cr3t-mail\"\noperators = [\"ops@example.org\"]\n\
+     [notify.webhook]\nurl = \"https://hooks.example/s3cr3t-path\"\nsecret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"\n";
+
+#[test]
+fn channels_are_understood_and_none_of_their_secrets_is_shown() {
+    let config = parse(NOTIFY).unwrap();
+    let email = config.notify.as_ref().unwrap().email.as_ref().unwrap();
+    assert_eq!(email.to_config(None).port, 587);
+    let shown = format!("{config:?}{}", serde_json::to_string(&config).unwrap());
+    for secret in ["s3cr3t", "0123456789abcdef", "MfKQ9r8"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+}
+
+#[test]
+fn a_channel_that_makes_no_sense_is_named_by_its_key() {
+    for (right, wrong, expected) in [
+        ("https://reeve.example/extend", "http://reeve.example/s3cr3t", "reeve.toml:2: notify.link.url: is http://"),
+        ("https://reeve.example/extend", "https://reeve.example/?a=b", "reeve.toml:2: notify.link.url: has a ? or #"),
+        (
+            "0123456789abcdef0123456789abcdef",
+            "s3cr3t",
+            "reeve.toml:3: notify.link.secret: has 6 bytes, expected at least 32",
+        ),
+        ("\"mail.example\"", "\"a b\"", "reeve.toml:5: notify.email.host: expected the name"),
+        ("Reeve <reeve@example.org>", "Reeve", "reeve.toml:6: notify.email.from: \"Reeve\" is no address"),
+        ("user = \"reeve\"", "", "notify.email.password: is set, but notify.email.user is not"),
+        ("user = \"reeve\"", "user = \"reeve\"\ntls = \"none\"", "notify.email.tls: is \"none\""),
+        ("user = \"reeve\"", "user = \"reeve\"\ntls = \"ssl\"", "notify.email.tls: unknown variant `ssl`"),
+        ("ops@example.org", "ops", "notify.email.operators[0]: \"ops\" is no address"),
+        ("https://hooks.example/s3cr3t-path", "http://hooks.example/s3cr3t", "notify.webhook.url: is http://"),
+        ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_s3cr3t~", "notify.webhook.secret: begins with whsec_"),
+        ("[notify.webhook]", "[notify.webhook]\ntimeout = \"1h\"", "notify.webhook.timeout: expected 100ms to 1m"),
+        ("[notify.webhook]", "[notify.webhook]\nretries = 3", "notify.webhook.retries: unknown field"),
+    ] {
+        let message = refused(&NOTIFY.replace(right, wrong));
+        assert!(message.contains(expected) && !message.contains("s3cr3t"), "{expected}\n{message}");
+    }
+}
+
+#[test]
+fn a_wrong_template_is_named_by_its_own_file_and_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let templates = folder.path().join("templates");
+    std::fs::create_dir(&templates).unwrap();
+    let file = folder.path().join("reeve.toml");
+    std::fs::write(&file, format!("[notify]\ntemplates = {templates:?}\n")).unwrap();
+    std::fs::write(templates.join("revived.txt"), "Subject: back\n\nAs {{ new_vm }}.\n").unwrap();
+    config::load(&file).unwrap();
+    std::fs::write(templates.join("alert.txt"), "Subject: {{ alert }}\n\nOh:\n{{ massage }}\n").unwrap();
+    let expected = format!("{}:4: notify.templates: undefined value", templates.join("alert.txt").display());
+    for message in [config::load(&file).unwrap_err().to_string(), config::inspect(&file).unwrap_err().to_string()] {
+        assert!(message.starts_with(&expected), "{message}");
+    }
 }
 
 const CLUSTER: &str = "[node]\nid = \"n1\"\n\

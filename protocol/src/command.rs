@@ -136,6 +136,14 @@ pub enum CommandKind {
     RepairRun,
     /// `repair.suspend` and `repair.resume`: whether automation may repair this VM (`on` = it may not).
     RepairSuspend(Switch),
+    /// `lease.extend` of a lease that ends at this very time: refused if its end was moved since, so that the same wish,
+    /// by whatever way it comes and however often, extends once.
+    LeaseExtendIf {
+        /// By how long; the policy's `extension` if absent.
+        by: Option<Span>,
+        /// When the lease was to end, as the requester knew it.
+        ends_at: Timestamp,
+    },
 }
 
 /// A request about one VM.

@@ -8,6 +8,7 @@ pub mod codec;
 pub mod command;
 pub mod event;
 pub mod id;
+pub mod link;
 pub mod names;
 pub mod observation;
 pub mod openstack;

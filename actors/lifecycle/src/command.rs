@@ -49,7 +49,8 @@ fn dispatch(d: &mut Draft, command: Command, policy: Option<NamedPolicy>) -> Ans
             let message = if switch == Switch::On { "nobody touches the VM" } else { "maintenance is over" };
             Ok(Accepted { vm: d.rec.vm, message: message.into(), ends_at: None, backup: None })
         }
-        CommandKind::LeaseExtend { by: span } => extend::extend(d, by, span),
+        CommandKind::LeaseExtend { by: span } => extend::extend(d, by, span, None),
+        CommandKind::LeaseExtendIf { by: span, ends_at } => extend::extend(d, by, span, Some(ends_at)),
         CommandKind::LeaseEnd => lease_commands::end_now(d, by),
         CommandKind::LeaseCancelEnd => lease_commands::cancel_end(d, by),
         CommandKind::LeaseSetPolicy { policy: name } => lease_commands::set_policy(d, by, &name, policy),

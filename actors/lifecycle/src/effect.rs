@@ -130,6 +130,22 @@ pub enum Notice {
     },
 }
 
+impl Notice {
+    /// What kind of notice it is: the name of its template and of its type in a webhook.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::LeaseCreated { .. } => "lease-created",
+            Self::Expiring { .. } => "lease-expiring",
+            Self::Expired { .. } => "lease-expired",
+            Self::Extended { .. } => "lease-extended",
+            Self::Ended => "lease-ended",
+            Self::Revived { .. } => "revived",
+            Self::Alert { .. } => "alert",
+        }
+    }
+}
+
 /// Whom a notice is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Audience {
@@ -386,6 +402,33 @@ impl Effect {
             | Self::DeleteServer
             | Self::DeleteVolume { .. }
             | Self::ReleaseAddress { .. }
+            | Self::Introduce { .. }
+            | Self::Retest { .. } => None,
+        }
+    }
+
+    /// The notice that it tells.
+    #[must_use]
+    pub const fn notice(&self) -> Option<&Notice> {
+        match self {
+            Self::Notify { notice, .. } => Some(notice),
+            Self::TakeInventory
+            | Self::Start
+            | Self::Stop
+            | Self::HardReboot
+            | Self::Suspend
+            | Self::Resume
+            | Self::SnapshotDisk { .. }
+            | Self::StoreDisk { .. }
+            | Self::SealBackup { .. }
+            | Self::VerifyBackup { .. }
+            | Self::DropSnapshots { .. }
+            | Self::DeleteBackup { .. }
+            | Self::DeleteServer
+            | Self::DeleteVolume { .. }
+            | Self::ReleaseAddress { .. }
+            | Self::RestoreInPlace { .. }
+            | Self::Launch { .. }
             | Self::Introduce { .. }
             | Self::Retest { .. } => None,
         }

@@ -1,8 +1,8 @@
 //! `lease.extend`: who may, how often, how long; and what a refusal says.
 
-use reeve_protocol::Span;
 use reeve_protocol::command::{Accepted, Answer, Refusal, RefusalCode, Requester};
 use reeve_protocol::event::{EventKind, LeaseEndReason};
+use reeve_protocol::{Span, Timestamp};
 
 use crate::draft::Draft;
 use crate::effect::Notice;
@@ -27,9 +27,9 @@ fn may_extend(record: &VmRecord, by: &Requester) -> bool {
         || (is_member && record.policy.terms.lease.extend_roles.iter().any(|role| roles.contains(role)))
 }
 
-/// Extends the lease, or says why not and what would still be possible.
-pub(crate) fn extend(d: &mut Draft, by: &Requester, wanted: Option<Span>) -> Answer {
-    match check(d, by, wanted) {
+/// Extends the lease, or says why not and what would still be possible. With `ends_at` only the lease that ends then.
+pub(crate) fn extend(d: &mut Draft, by: &Requester, wanted: Option<Span>, ends_at: Option<Timestamp>) -> Answer {
+    match check(d, by, wanted, ends_at) {
         Ok(extension) => Ok(grant(d, by, extension)),
         Err(refusal) => {
             d.emit(EventKind::LeaseExtensionDenied { by: by.to_string(), reason: refusal.message.clone() });
@@ -38,7 +38,15 @@ pub(crate) fn extend(d: &mut Draft, by: &Requester, wanted: Option<Span>) -> Ans
     }
 }
 
-fn check(d: &Draft, by: &Requester, wanted: Option<Span>) -> Result<Span, Refusal> {
+/// Refuses a wish that was about the lease before its end was moved.
+fn of_period(d: &Draft, meant: Option<Timestamp>) -> Result<(), Refusal> {
+    let ends_at = d.rec.term().map(|term| term.ends_at);
+    let Some(meant) = meant.filter(|meant| ends_at != Some(*meant)) else { return Ok(()) };
+    let now = ends_at.map_or_else(|| "there is none now".to_owned(), |at| format!("it now ends at {at}"));
+    Err(Refusal::new(RefusalCode::Conflict, format!("this was about the lease that was to end at {meant}; {now}")))
+}
+
+fn check(d: &Draft, by: &Requester, wanted: Option<Span>, ends_at: Option<Timestamp>) -> Result<Span, Refusal> {
     let denied = |message: String| Err(Refusal::new(RefusalCode::Denied, message));
     let conflict = |message: &str| Err(Refusal::new(RefusalCode::Conflict, message));
     if !may_extend(&d.rec, by) {
@@ -47,6 +55,7 @@ fn check(d: &Draft, by: &Requester, wanted: Option<Span>) -> Result<Span, Refusa
     if d.rec.is_gone() {
         return denied("the VM is gone; it may be revived from a backup".into());
     }
+    of_period(d, ends_at)?;
     let term = match &d.rec.lease {
         Lease::Running { phase: LeasePhase::Ending { .. }, .. } => {
             return conflict("the lease is being ended; an operator may cancel that before anything is deleted");

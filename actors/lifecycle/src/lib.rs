@@ -23,6 +23,7 @@ pub mod invariants;
 mod lease;
 mod lease_commands;
 mod observe;
+pub mod offered;
 pub mod operation;
 mod outcome;
 pub mod policy;
@@ -36,6 +37,7 @@ pub use lease::offer;
 
 pub use effect::{Done, Effect, EffectKey, Outcome, PendingEffect, ProbeVerdict, Worker};
 pub use input::{Ignored, Reason, Step, Verdict, VmInput};
+pub use offered::{Extendable, offered};
 pub use policy::{NamedPolicy, Policies, Policy};
 pub use record::VmRecord;
 pub use step::{TOMBSTONE_FOR, confirm, confirmed, next_deadline, recover, step};

@@ -4,14 +4,17 @@ use reeve_protocol::BackupId;
 use reeve_protocol::event::{Alert, EventKind};
 
 use crate::draft::Draft;
-use crate::effect::{Effect, EffectKey, Outcome};
+use crate::effect::{Effect, EffectKey, Outcome, PendingEffect};
 use crate::input::{Ignored, Verdict};
 use crate::operation::{EndingRun, EndingStep, Operation, RepairRun, RepairStage, ReviveStep};
 use crate::record::BackupState;
 use crate::{action, backup, ending, repair, revive};
 
-/// After so many failures a notice is dropped; its event has told whoever listens.
-const MAX_NOTICE_TRIES: u32 = 20;
+/// After so many failures, within about five minutes, the operators are told that a notice does not get through: over every
+/// channel, so over those that work.
+const TELL_OTHERS_AFTER: u32 = 8;
+/// After so many failures, in about a day, a notice is dropped; its event has told whoever listens.
+const MAX_NOTICE_TRIES: u32 = 100;
 
 /// A worker answers.
 pub(crate) fn effect_done(d: &mut Draft, key: EffectKey, outcome: Outcome) -> Verdict {
@@ -81,17 +84,37 @@ fn background_done(d: &mut Draft, key: EffectKey, outcome: Outcome) {
     match outcome {
         Outcome::Done(_) => {
             d.forget(key);
+            if is_notice {
+                gets_through(d);
+            }
             if let Some(Effect::DeleteBackup { backup } | Effect::DropSnapshots { backup, .. }) = effect {
                 removed_in_part(d, backup);
             }
         }
         // Nobody to tell: the event stays.
         Outcome::NotApplied { .. } if is_notice => d.forget(key),
-        Outcome::NotApplied { .. } | Outcome::Retryable { .. } | Outcome::Unknown { .. } => {
-            if d.put_off(key) >= MAX_NOTICE_TRIES && is_notice {
-                d.forget(key);
+        Outcome::NotApplied { reason } | Outcome::Retryable { reason } | Outcome::Unknown { reason } => {
+            let failures = d.put_off(key);
+            if let Some(Effect::Notify { notice, .. }) = effect {
+                if failures >= TELL_OTHERS_AFTER {
+                    let name = notice.name();
+                    d.alert(Alert::NoticeUndelivered, format!("a notice ({name}) does not get through: {reason}"));
+                }
+                if failures >= MAX_NOTICE_TRIES {
+                    d.forget(key);
+                }
             }
         }
+    }
+}
+
+/// A notice was delivered over every channel: the alert that some were not is over when none is stuck any more.
+fn gets_through(d: &mut Draft) {
+    let is_stuck = |pending: &PendingEffect| {
+        pending.failures >= TELL_OTHERS_AFTER && matches!(pending.effect, Effect::Notify { .. })
+    };
+    if !d.rec.effects.iter().any(is_stuck) {
+        d.clear(Alert::NoticeUndelivered);
     }
 }
 

@@ -1,8 +1,9 @@
 //! A channel to people.
 
 use async_trait::async_trait;
+use reeve_lifecycle::Extendable;
 use reeve_lifecycle::effect::{Audience, EffectKey, Notice};
-use reeve_protocol::VmId;
+use reeve_protocol::{Timestamp, VmId};
 
 /// A notice on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,10 @@ pub struct Letter {
     pub to: Audience,
     /// What it says.
     pub notice: Notice,
+    /// When it was decided. Every attempt has the same.
+    pub at: Timestamp,
+    /// The extension that it offers, if the offer still stands.
+    pub extendable: Option<Extendable>,
 }
 
 /// Why a notice was not delivered.
@@ -25,7 +30,8 @@ pub enum NotifierError {
     /// It may work later.
     #[error("unavailable: {0}")]
     Unavailable(String),
-    /// It will never work: nobody to tell, or an address that is refused.
+    /// It will never work for somebody whom it is for: nobody to tell, or an address that is refused. Whoever else it is for
+    /// has it.
     #[error("undeliverable: {0}")]
     Undeliverable(String),
     /// It may have been delivered or not.

@@ -6,13 +6,14 @@
 //! bus                    the same file, or RabbitBus  RabbitBus               ├─► Node
 //! other nodes            none                         RpcPeers                │
 //! [[cloud]]              SimCloud, OpenStackCloud     OpenStackCloud          │
-//! [vault]                OpendalVault                 OpendalVault ───────────┘
+//! [vault]                OpendalVault                 OpendalVault            │
+//! [notify]               the log, e-mail, webhook     the same ───────────────┘
 //!
 //! start                          stop
 //! 1 vault                        1 intake closed, what is committed published, shards handed over, supervisors ended
 //! 2 file of records (alone)      2 cluster left: nobody waits for this node's lease to end
 //! 3 bus                          3 broker told goodbye
-//! 4 clouds                       4 file of records closed, because everything ends in it
+//! 4 channels to people, clouds   4 file of records closed, because everything ends in it
 //! 5 cluster joined: from here
 //!   on others count on this node
 //! 6 node
@@ -21,6 +22,7 @@
 //! What a wrong configuration can break comes before the cluster is joined, so that it costs the others nothing.
 
 mod cluster;
+mod notify;
 mod outages;
 mod parts;
 
@@ -32,7 +34,6 @@ use reeve_cluster::embedded::{EmbeddedCoordination, EmbeddedDb, EmbeddedStore};
 use reeve_cluster::etcd::EtcdCluster;
 use reeve_cluster::rabbitmq::RabbitBus;
 use reeve_cluster::rpc::Credentials;
-use reeve_drivers::LogNotifier;
 use reeve_lifecycle::policy::Policies;
 use reeve_ports::{AdminService, Bus, Clock, Coordination, NoPeers, Peers, RecordStore};
 use reeve_runtime::{Adapters, Node, NodeConfig, NodeHandle, Ports};
@@ -94,6 +95,7 @@ pub async fn start(
         Some(_) => None,
     };
     let (bus, rabbit) = parts::bus(config, db.as_ref(), &clock).await?;
+    let notifier = notify::notifier(config, &clock)?;
     let mut background = JoinSet::new();
     let clouds = parts::clouds(config, &clock, &bus, &mut background)?;
     let (ground, footing) = match (db, &config.cluster) {
@@ -112,7 +114,7 @@ pub async fn start(
         cloud: clouds.cloud,
         probe: clouds.probe,
         vault: Arc::new(vault),
-        notifier: Arc::new(LogNotifier),
+        notifier,
         timeouts: runtime.timeouts,
     };
     let Footing { store, coordination, peers } = footing;

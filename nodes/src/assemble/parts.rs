@@ -89,7 +89,7 @@ pub(super) fn clouds(
 }
 
 /// Names the node too, so that a cloud's own log tells which one called.
-fn user_agent(node: &NodeId) -> String {
+pub(super) fn user_agent(node: &NodeId) -> String {
     let plain = |letter: char| if letter.is_ascii_graphic() { letter } else { '-' };
     format!("{USER_AGENT} node/{}", node.as_str().chars().map(plain).collect::<String>())
 }

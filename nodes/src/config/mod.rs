@@ -10,6 +10,7 @@
 mod check;
 mod cluster;
 mod environment;
+mod notify;
 mod openstack;
 mod openstack_auth;
 mod openstack_clouds;
@@ -24,6 +25,7 @@ mod vault;
 pub use check::folder_url;
 pub(crate) use check::{is_host_port, is_plain_name};
 pub use cluster::{ClusterSection, RpcSection};
+pub use notify::{EmailSection, LinkSection, NotifySection, WebhookSection};
 pub use openstack::{OpenStackProblem, OpenStackSection, Why};
 pub use openstack_auth::AuthSection;
 pub use pem::{Credential, PemFile};

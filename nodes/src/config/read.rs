@@ -24,17 +24,21 @@ const MAX_BYTES: usize = 1024 * 1024;
 const MAX_WRONG: usize = 64;
 
 /// Sections of INTERFACE that belong to later versions.
-const LATER_SECTIONS: [&str; 5] = ["http", "otlp", "auth", "notify", "host"];
+const LATER_SECTIONS: [&str; 4] = ["http", "otlp", "auth", "host"];
+/// Channels of `[notify]` that belong to later versions.
+const LATER_CHANNELS: [&str; 2] = ["sms", "amqp"];
 /// Drivers that belong to later versions.
 const LATER_DRIVERS: [&str; 1] = ["qemu"];
 
-/// Reads and checks a configuration file, with the overrides of this process's environment.
+/// Reads and checks a configuration file, with the overrides of this process's environment, and the templates that it names.
 ///
 /// # Errors
 /// [`ConfigError`] names every key that is wrong, its line or variable, and what was expected.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    parse(&path.display().to_string(), &text, environment())
+    let config = parse(&path.display().to_string(), &text, environment())?;
+    let wrong = check::templates(&config);
+    if wrong.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(wrong)) }
 }
 
 /// A configuration whose files were looked into as well.
@@ -133,7 +137,7 @@ impl<'a> Reader<'a> {
 
     /// Reads every section; `None` if one of them cannot be read at all.
     fn sections(&self, root: Value, wrong: &mut Vec<Problem>) -> Option<Config> {
-        let RawConfig { node, cluster, bus, rpc, vault, log, runtime, cloud, policy } =
+        let RawConfig { node, cluster, bus, rpc, vault, notify, log, runtime, cloud, policy } =
             self.typed("", root, wrong).unwrap_or_default();
         let tables: Option<Vec<Table>> =
             self.required("cloud", cloud.or_else(|| Some(Value::Array(Vec::new()))), wrong);
@@ -146,6 +150,7 @@ impl<'a> Reader<'a> {
         let bus = self.optional("bus", bus, wrong);
         let rpc = self.required("rpc", rpc, wrong);
         let vault = self.required("vault", vault, wrong);
+        let notify = self.optional("notify", notify, wrong);
         let log = self.required("log", log, wrong);
         let runtime = self.required("runtime", runtime, wrong);
         let policy = self.required("policy", policy, wrong);
@@ -155,6 +160,7 @@ impl<'a> Reader<'a> {
             bus: bus?,
             rpc: rpc?,
             vault: vault?,
+            notify: notify?,
             log: log?,
             runtime: runtime?,
             cloud: clouds?.into_iter().collect::<Option<_>>()?,
@@ -165,8 +171,13 @@ impl<'a> Reader<'a> {
     /// Takes out what this version does not have yet, and complains of it.
     fn later(&mut self) -> Vec<Problem> {
         let there: Vec<&str> = LATER_SECTIONS.into_iter().filter(|name| self.root.remove(*name).is_some()).collect();
-        let message = |name| format!("section [{name}] is not supported by this version: leave it out");
-        there.into_iter().map(|name| self.problem(name, message(name))).collect()
+        let mut there: Vec<String> = there.into_iter().map(str::to_owned).collect();
+        if let Some(Value::Table(notify)) = self.root.get_mut("notify") {
+            let channels = LATER_CHANNELS.into_iter().filter(|name| notify.remove(*name).is_some());
+            there.extend(channels.map(|name| format!("notify.{name}")));
+        }
+        let message = |name: &str| format!("section [{name}] is not supported by this version: leave it out");
+        there.iter().map(|name| self.problem(name, message(name))).collect()
     }
 
     fn cloud(&self, path: &str, mut table: Table, wrong: &mut Vec<Problem>) -> Option<CloudSection> {
@@ -348,6 +359,7 @@ struct RawConfig {
     bus: Option<Value>,
     rpc: Option<Value>,
     vault: Option<Value>,
+    notify: Option<Value>,
     log: Option<Value>,
     runtime: Option<Value>,
     cloud: Option<Value>,

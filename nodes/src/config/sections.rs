@@ -9,6 +9,7 @@ use reeve_protocol::{CloudName, NodeId, Span};
 use serde::{Deserialize, Serialize};
 
 use super::cluster::{ClusterSection, RpcSection};
+use super::notify::NotifySection;
 use super::openstack::OpenStackSection;
 use super::runtime::RuntimeSection;
 use super::secret::Secret;
@@ -29,6 +30,9 @@ pub struct Config {
     pub rpc: RpcSection,
     /// `[vault]`: where backups are kept.
     pub vault: VaultSection,
+    /// `[notify]`: how people are told. Default: by the log alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notify: Option<NotifySection>,
     /// `[log]`: what is logged, and how.
     pub log: LogSection,
     /// `[runtime]`: how the node works.

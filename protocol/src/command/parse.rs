@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{BackupFirst, Command, CommandKind, Refusal, RefusalCode, Requester, Switch};
 use crate::bounds::check_bounds;
-use crate::{BackupId, MessageId, ProjectId, Span, UserId, VmId};
+use crate::{BackupId, MessageId, ProjectId, Span, Timestamp, UserId, VmId};
 
 /// The most bytes that the body of a command may have.
 pub const MAX_COMMAND_BYTES: usize = 64 * 1024;
@@ -171,7 +171,13 @@ fn command_kind(name: &str, body: &mut Body) -> Result<CommandKind, CommandError
             CommandKind::VmRevive { backup: body.parsed::<BackupId>("backup")?, name: body.bounded("name", 255)? }
         }
         "vm.maintenance" => CommandKind::VmMaintenance(body.switch("on")?),
-        "lease.extend" => CommandKind::LeaseExtend { by: body.parsed::<Span>("for")? },
+        "lease.extend" => {
+            let by = body.parsed::<Span>("for")?;
+            match body.parsed::<Timestamp>("if_ends_at")? {
+                Some(ends_at) => CommandKind::LeaseExtendIf { by, ends_at },
+                None => CommandKind::LeaseExtend { by },
+            }
+        }
         "lease.end" => CommandKind::LeaseEnd,
         "lease.cancel-end" => CommandKind::LeaseCancelEnd,
         "lease.set-policy" => CommandKind::LeaseSetPolicy {
@@ -215,6 +221,10 @@ mod tests {
         let command = parse(Some("lease.extend"), Some("m1"), body(r#","for":"7d""#).as_bytes()).unwrap();
         assert_eq!(command.kind, CommandKind::LeaseExtend { by: Some(Span::from_days(7)) });
         assert_eq!(command.by.to_string(), "alice");
+        let fenced = body(r#","if_ends_at":"2026-01-31T00:00:00.000Z""#);
+        let command = parse(Some("lease.extend"), Some("m1"), fenced.as_bytes()).unwrap();
+        let ends_at = "2026-01-31T00:00:00Z".parse().unwrap();
+        assert_eq!(command.kind, CommandKind::LeaseExtendIf { by: None, ends_at });
         let by = format!(r#"{{"vm":"{VM}","by":{{"user":"bob","project":"p","roles":["member"]}}}}"#);
         assert!(matches!(parse(Some("lease.end"), Some("m"), by.as_bytes()).unwrap().by, Requester::User { .. }));
         let by = format!(r#"{{"vm":"{VM}","by":"operator:eve"}}"#);
@@ -229,6 +239,7 @@ mod tests {
         assert!(say(Some("vm.provision"), Some("m"), &body("")).contains("not supported"));
         assert!(say(Some("lease.extend"), Some("m"), &body(r#","until":"7d""#)).contains("until"));
         assert!(say(Some("lease.extend"), Some("m"), &body(r#","for":"soon""#)).contains("soon"));
+        assert!(say(Some("lease.extend"), Some("m"), &body(r#","if_ends_at":"soon""#)).contains("if_ends_at"));
         assert!(say(Some("lease.end"), Some("m"), r#"{"vm":"x","by":"a"}"#).contains("UUID"));
         assert!(say(Some("lease.end"), Some("m"), &format!(r#"{{"vm":"{VM}"}}"#)).contains("by"));
         assert!(say(Some("lease.end"), Some("m"), "[]").contains("body"));

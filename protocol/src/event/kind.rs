@@ -87,6 +87,8 @@ pub enum Alert {
     RepairHeld,
     /// A backup in the vault no longer equals its manifest.
     BackupDamaged,
+    /// A notice does not get through over one of the channels.
+    NoticeUndelivered,
 }
 
 /// A child of a VM's supervisor.

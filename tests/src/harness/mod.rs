@@ -15,6 +15,7 @@ pub mod process;
 pub mod proxy;
 pub mod rabbitmq;
 pub mod reeve;
+pub mod smtp;
 
 mod authority;
 mod certificates;
@@ -28,3 +29,4 @@ pub use ports::Port;
 pub use process::ChildGuard;
 pub use proxy::{Mode, Proxy};
 pub use rabbitmq::{RabbitCluster, RabbitMq};
+pub use smtp::SmtpSink;

@@ -57,8 +57,8 @@ fn what_went_while_no_node_ran_is_told_at_the_start_and_what_was_never_heard_of_
     run(|| async {
         let (world, all) = deaf(2).await;
         let stopped = world.stop().await;
-        let brief = stopped.boot_and_delete("brief");
-        stopped.delete(all[0]);
+        let brief = stopped.boot_and_delete("brief").await;
+        stopped.delete(all[0]).await;
         let world = stopped.start().await;
         assert_eq!(heard(&world, all[0]).await, "reeve.vm.terminated");
         assert!(world.show(brief).await.is_none(), "it came and went unheard");

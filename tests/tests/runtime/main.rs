@@ -14,6 +14,7 @@ mod guard;
 mod hand_over;
 mod holds;
 mod intake;
+mod links;
 mod loading;
 mod outage;
 mod ownership;

@@ -90,6 +90,8 @@ pub(crate) struct World {
     pub(crate) coordination: Arc<FlakyCoordination>,
     pub(crate) probe: Arc<FlakyProbe>,
     pub(crate) node: NodeHandle,
+    /// What people were told since the node's start.
+    pub(crate) letters: MemoryNotifier,
     db: EmbeddedDb,
     policies: Policies,
     driver: tokio::task::JoinHandle<()>,
@@ -171,12 +173,13 @@ impl World {
         let outward = Arc::new(FlakyBus::new(bus.clone()));
         let coordination = Arc::new(FlakyCoordination::new(EmbeddedCoordination::new(db.clone())));
         let probe = Arc::new(FlakyProbe::new(Arc::clone(&sim)));
+        let letters = MemoryNotifier::new(10_000);
         let ports = Ports {
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             cloud: BTreeMap::from([(cloud(), Arc::clone(&sim) as Arc<dyn reeve_ports::Cloud>)]),
             probe: BTreeMap::from([(cloud(), Arc::clone(&probe) as Arc<dyn reeve_ports::GuestProbe>)]),
             vault: Arc::clone(&vault) as Arc<dyn reeve_ports::Vault>,
-            notifier: Arc::new(MemoryNotifier::new(10_000)),
+            notifier: Arc::new(letters.clone()),
             timeouts: Timeouts { look_every: Duration::from_millis(200), ..Timeouts::default() },
         };
         let runtime = RuntimeConfig {
@@ -199,7 +202,22 @@ impl World {
         let driver = drive(Arc::clone(&sim), bus.clone());
         let node = Node::start(config, adapters).await.unwrap();
         node.ready().await;
-        Self { folder, clock, sim, bus, store, outward, coordination, probe, node, db, policies, driver, vault }
+        Self {
+            folder,
+            clock,
+            sim,
+            bus,
+            store,
+            outward,
+            coordination,
+            probe,
+            node,
+            letters,
+            db,
+            policies,
+            driver,
+            vault,
+        }
     }
 
     /// Stops the node in order.
@@ -278,20 +296,20 @@ impl Stopped {
     }
 
     /// A user deletes a VM while nobody runs, and it is gone.
-    pub(crate) fn delete(&self, vm: VmId) {
+    pub(crate) async fn delete(&self, vm: VmId) {
         self.sim.owner_delete(vm).unwrap();
         while self.sim.vm_ids().contains(&vm) {
             // The cloud's own time passes.
             let _ = self.sim.ground_truth(vm);
-            std::thread::sleep(Duration::from_millis(2));
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 
     /// A user makes a VM and deletes it, while nobody runs.
-    pub(crate) fn boot_and_delete(&self, name: &str) -> VmId {
+    pub(crate) async fn boot_and_delete(&self, name: &str) -> VmId {
         let (project, user) = (ProjectId::new("p").unwrap(), UserId::new("u").unwrap());
         let vm = self.sim.boot_vm(name, project, user, BTreeMap::new()).unwrap();
-        self.delete(vm);
+        self.delete(vm).await;
         vm
     }
 

@@ -21,7 +21,7 @@ async fn with_clock() -> (Fixture, Arc<OpenStackCloud>, Arc<MovedClock>) {
 async fn order(fixture: &Fixture, path: &str, status: u16, times: usize) {
     for _ in 0..times {
         let fault = HttpFault { path: path.to_owned(), status, ..HttpFault::default() };
-        fixture.control.http_fault(&fault).await.unwrap();
+        fixture.control.http_fault(&fault).await.expect("the simulated cloud takes the fault");
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use reeve_lifecycle::effect::Notice;
 use reeve_ports::conformance::notifier::{letter, notices, run};
 use reeve_protocol::VmId;
+use reeve_protocol::event::Alert;
 use uuid::Uuid;
 
 use super::*;
@@ -54,7 +56,7 @@ async fn letters_in_memory_are_bounded_and_not_doubled() {
         notifier.deliver(&letter).await.unwrap();
     }
     let kept: Vec<_> = notifier.letters().iter().map(|letter| letter.key.index).collect();
-    assert_eq!(kept, [4, 5, 6]);
+    assert_eq!(kept, [6, 7, 8]);
 }
 
 #[tokio::test]
@@ -101,4 +103,77 @@ async fn a_delivery_that_is_dropped_on_the_way_forgets_nobody_who_has_the_notice
         assert_eq!(futures::FutureExt::now_or_never(fan_out.deliver(&letter)), None);
     }
     assert_eq!(steady.delivered.load(Ordering::SeqCst), 1);
+}
+
+/// Refuses what is for owners and takes what is for operators.
+#[derive(Default)]
+struct NoOwners(Mutex<Vec<Letter>>);
+
+#[async_trait]
+impl Notifier for NoOwners {
+    async fn deliver(&self, letter: &Letter) -> Result<(), NotifierError> {
+        if letter.to != Audience::Operators {
+            return Err(NotifierError::Undeliverable("user ann has no address".into()));
+        }
+        self.0.lock().unwrap().push(letter.clone());
+        Ok(())
+    }
+}
+
+fn reports(letters: &[Letter]) -> Vec<&Letter> {
+    let is_report = |letter: &&Letter| matches!(letter.notice, Notice::Alert { alert: Alert::NoticeUndelivered, .. });
+    letters.iter().filter(is_report).collect()
+}
+
+#[tokio::test]
+async fn what_a_channel_can_never_deliver_is_reported_once_over_all() {
+    let (refuses, keeps) = (Arc::new(NoOwners::default()), MemoryNotifier::new(8));
+    let away = Flaky::new(2, NotifierError::Unavailable("away".into()));
+    let fan_out = FanOut::new(vec![refuses.clone(), Arc::new(keeps.clone()), away]);
+    let letter = letter(vm(), 3, Notice::Ended);
+    // The report goes out at once, though the notice is tried again for the sake of another channel.
+    assert!(fan_out.deliver(&letter).await.is_err());
+    while fan_out.deliver(&letter).await.is_err() {}
+    let kept = keeps.letters();
+    assert_eq!(kept.iter().filter(|kept| **kept == letter).count(), 1);
+    let [report] = reports(&kept)[..] else { panic!("{kept:?}") };
+    assert_eq!((report.to.clone(), report.vm), (Audience::Operators, letter.vm));
+    assert_ne!(report.key, letter.key, "a channel that drops the same key twice takes it");
+    let Notice::Alert { message, .. } = &report.notice else { panic!("{report:?}") };
+    assert!(message.contains("lease-ended") && message.contains("ann has no address"), "{message}");
+    assert_eq!(reports(&refuses.0.lock().unwrap()).len(), 1, "its other recipients are told by the channel itself");
+}
+
+#[tokio::test]
+async fn a_notice_counts_as_delivered_only_once_its_failure_is_told() {
+    /// Takes notices, and reports the second time.
+    #[derive(Default)]
+    struct Slow(AtomicUsize);
+    #[async_trait]
+    impl Notifier for Slow {
+        async fn deliver(&self, letter: &Letter) -> Result<(), NotifierError> {
+            match letter.notice {
+                Notice::Alert { .. } if self.0.fetch_add(1, Ordering::SeqCst) == 0 => {
+                    Err(NotifierError::Unavailable("away".into()))
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+    let refuses = Flaky::new(99, NotifierError::Undeliverable("no address".into()));
+    let fan_out = FanOut::new(vec![refuses, Arc::new(Slow::default())]);
+    let letter = letter(vm(), 3, Notice::Ended);
+    assert!(matches!(fan_out.deliver(&letter).await, Err(NotifierError::Unavailable(_))));
+    assert_eq!(fan_out.deliver(&letter).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_report_that_is_refused_makes_no_other_report() {
+    let refuses = Flaky::new(99, NotifierError::Undeliverable("no address".into()));
+    let keeps = MemoryNotifier::new(8);
+    let fan_out = FanOut::new(vec![refuses, Arc::new(keeps.clone())]);
+    let alert = Notice::Alert { alert: Alert::NoticeUndelivered, message: "x".into() };
+    let report = Letter { to: Audience::Operators, ..letter(vm(), 3, alert) };
+    assert_eq!(fan_out.deliver(&report).await, Ok(()));
+    assert_eq!(keeps.letters(), [report]);
 }

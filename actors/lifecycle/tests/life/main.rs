@@ -12,6 +12,7 @@ mod format;
 mod health;
 mod holds;
 mod lease;
+mod notices;
 mod observation_order;
 mod operations;
 mod properties;

@@ -27,7 +27,7 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use reeve_lifecycle::effect::{Disk, Inventory};
 use reeve_lifecycle::record::Presence;
-use reeve_lifecycle::{Effect, Outcome, PendingEffect, VmInput, VmRecord};
+use reeve_lifecycle::{Effect, Extendable, Outcome, PendingEffect, VmInput, VmRecord, offered};
 use reeve_ports::vault::BackupPath;
 use reeve_ports::{Clock, Cloud, CloudError, Coordination, GuestProbe, Notifier, Vault, VaultError};
 use reeve_protocol::{BackupId, CloudName, Epoch, HostName, ShardId, VmId};
@@ -91,6 +91,8 @@ pub struct EffectContext {
     pub presence: Presence,
     /// What the VM consisted of when the backup was made that the effect names; empty for other effects.
     pub inventory: Inventory,
+    /// What the notice offers that the effect tells, if it still stands; nothing for other effects.
+    pub extendable: Option<Extendable>,
     /// In whose name.
     pub ownership: Arc<Ownership>,
 }
@@ -108,6 +110,7 @@ impl EffectContext {
             host: record.facts.host.clone(),
             presence: record.presence,
             inventory: entry.map(|entry| entry.inventory.clone()).unwrap_or_default(),
+            extendable: effect.notice().and_then(|notice| offered(record, notice)),
             ownership,
         }
     }

@@ -16,6 +16,8 @@ pub(super) async fn notify(attempt: Attempt<'_>, to: &Audience, notice: &Notice)
         key: attempt.pending.key,
         to: to.clone(),
         notice: notice.clone(),
+        at: attempt.pending.decided_at,
+        extendable: attempt.vm.extendable.clone(),
     };
     match attempt.notifier.deliver(&letter).await {
         Ok(()) => Outcome::Done(Done::Plain),

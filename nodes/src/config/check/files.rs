@@ -6,6 +6,7 @@ use reeve_cluster::rabbitmq::BrokerUrl;
 use reeve_cluster::rpc::{Credentials, TlsError, TlsFiles};
 
 use crate::config::cluster::RpcSection;
+use crate::config::notify::{LinkSection, NotifySection};
 use crate::config::openstack::{OpenStackProblem, Why};
 use crate::config::pem::{self, PemFile};
 use crate::config::problem::Problem;
@@ -52,6 +53,10 @@ pub(in crate::config) fn look(config: &Config, reader: &Reader<'_>) -> Found {
     }
     look.vault(&config.vault);
     look.rpc(config);
+    if let Some(notify) = &config.notify {
+        look.notify(notify);
+    }
+    look.found.wrong.extend(super::templates(config));
     for (index, cloud) in config.cloud.iter().enumerate() {
         match &cloud.driver {
             Driver::Sim(_) => {}
@@ -153,6 +158,33 @@ impl Look<'_> {
                     let message = format!("is of {found}, and this node is {}", config.node.id);
                     self.complain("rpc.cert", message);
                 }
+            }
+        }
+    }
+
+    fn notify(&mut self, section: &NotifySection) {
+        if let Some(link) = &section.link
+            && let Some(secret) = self.secret("notify.link.secret", link.secret.secret())
+            && let Err(error) = LinkSection::key(&secret)
+        {
+            self.complain("notify.link.secret", error.why);
+        }
+        if let Some(email) = &section.email {
+            if let Some(password) = &email.password {
+                self.secret("notify.email.password", password.secret());
+            }
+            if let Some(ca) = &email.ca {
+                self.authority("notify.email.ca", ca);
+            }
+        }
+        if let Some(webhook) = &section.webhook {
+            let url = self.secret("notify.webhook.url", webhook.url.secret());
+            let secret = self.secret("notify.webhook.secret", webhook.secret.secret());
+            if let Err(error) = super::notify::wrong_webhook(webhook, url.as_ref(), secret.as_ref()) {
+                self.complain(&format!("notify.webhook.{}", error.key), error.why);
+            }
+            if let Some(ca) = &webhook.ca {
+                self.authority("notify.webhook.ca", ca);
             }
         }
     }

@@ -16,6 +16,7 @@ use super::sections::{BusSection, CloudSection, Config, Driver, NotificationsSec
 
 mod cluster;
 mod files;
+mod notify;
 
 pub(crate) use cluster::{is_host_port, is_plain_name};
 pub(super) use files::{Found, look};
@@ -72,12 +73,21 @@ pub(super) fn completed(mut config: Config, reader: &Reader<'_>) -> Result<Confi
     if let Some(bus) = &config.bus {
         check_bus(bus, &mut complain);
     }
+    if let Some(section) = &config.notify {
+        notify::check(section, &mut complain);
+    }
     for (key, expected) in config.runtime.wrong() {
         complain(&format!("runtime.{key}"), expected.into());
     }
     check_clouds(&config.cloud, config.bus.is_some(), &mut complain);
     check_policies(&mut config, &mut complain);
     if wrong.is_empty() { Ok(config) } else { Err(wrong) }
+}
+
+/// Everything that is wrong with the templates that a configuration names.
+pub(super) fn templates(config: &Config) -> Vec<Problem> {
+    let folder = config.notify.as_ref().and_then(|section| section.templates.as_deref());
+    folder.map(notify::templates).unwrap_or_default()
 }
 
 fn check_bus(bus: &BusSection, complain: &mut impl FnMut(&str, String)) {

@@ -37,6 +37,7 @@ pub(in crate::node) fn resolve_policy(policies: &Policies, command: &Command) ->
         | CommandKind::VmRevive { .. }
         | CommandKind::VmMaintenance(_)
         | CommandKind::LeaseExtend { .. }
+        | CommandKind::LeaseExtendIf { .. }
         | CommandKind::LeaseEnd
         | CommandKind::LeaseCancelEnd
         | CommandKind::LeaseSetDelegates { .. }

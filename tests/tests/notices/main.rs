@@ -1,0 +1,8 @@
+//! Notices over real channels: a real mail server, and a web service that checks every signature.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are no tests to clippy, and fail the test that calls them")]
+
+mod email;
+mod fixture;
+mod outage;
+mod webhook;
