@@ -57,7 +57,9 @@ impl Bus for QuietIntakes {
     async fn consume(&self, queue: &Queue, prefetch: u16) -> Result<Consumer, BusError> {
         match queue {
             Queue::Intake(cloud) if self.quiet.contains(cloud) => Ok(Box::new(Nothing)),
-            Queue::Intake(_) | Queue::Requests | Queue::Shard(_) => self.inner.consume(queue, prefetch).await,
+            Queue::Intake(_) | Queue::Requests | Queue::Shard(_) | Queue::Rules => {
+                self.inner.consume(queue, prefetch).await
+            }
         }
     }
 

@@ -17,7 +17,7 @@ use reeve_protocol::admin::{
     ShardView, VmView,
 };
 use reeve_protocol::command::{Accepted, CommandKind, Refusal, RefusalCode};
-use reeve_protocol::event::{BackupPurpose, CloudEvent};
+use reeve_protocol::event::{About, BackupPurpose, CloudEvent, TYPES};
 use reeve_protocol::{CloudName, EventId, Generation, NodeId, ShardId, Timestamp, VmId};
 use serde_json::{Value, json};
 use support::{printed, project, reeve, run, said, status};
@@ -261,6 +261,8 @@ impl Player {
                 time: SINCE.parse().unwrap(),
                 sequence: position,
                 datacontenttype: "application/json".into(),
+                category: TYPES.iter().find(|(name, _)| *name == kind).unwrap().1,
+                about: About::default(),
                 data,
             };
             EventView::new(position, &event)
@@ -349,7 +351,10 @@ impl AdminService for Player {
                 mailbox: None,
                 children: Vec::new(),
             })),
-            AdminRequest::NodeShow(_) | AdminRequest::Forwarded { .. } | AdminRequest::Cancel(_) => {
+            AdminRequest::NodeShow(_)
+            | AdminRequest::Forwarded { .. }
+            | AdminRequest::Cancel(_)
+            | AdminRequest::LeaseOffer(_) => {
                 AdminReply::Refused(Refusal::new(RefusalCode::Unavailable, "it plays alone"))
             }
             // Nobody ever answers this one.
@@ -499,6 +504,11 @@ fn events_come_one_a_line() {
     let (_, out, _) = stage.run(&["event", "tail", "--subject", "db", "-o", "json"]);
     let events: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((events.len(), &events[0]["type"]), (1, &json!("reeve.backup.failed")));
+    assert_eq!(events[0]["category"], "exception");
+    let (_, out, _) = stage.run(&["event", "tail", "--since", SINCE, "--category", "exception"]);
+    assert_eq!(out.lines().count(), 1, "{out}");
+    assert!(out.contains("exception    backup.failed"), "{out}");
+    assert_eq!(stage.run(&["event", "tail", "--category", "grave"]).0, 2);
 }
 
 #[test]

@@ -45,8 +45,40 @@ fn an_unknown_key_is_named_with_its_line_and_what_was_expected() {
 }
 
 #[test]
+fn a_rule_that_cannot_be_is_refused_with_its_line() {
+    let rule = |on: &str, then: &str| format!("\n[[rule]]\nname = \"r\"\non = {{ {on} }}\nthen = [{{ {then} }}]\n");
+    let failed = "types = [\"backup.failed\"]";
+    let config = parse(&rule(failed, "command = \"backup.run\"")).unwrap();
+    assert_eq!((config.rule.len(), config.rule[0].at_most.times), (1, 5));
+    for (text, expected) in [
+        (
+            rule("types = [\"backup.fail\"]", "alert = \"a\""),
+            "reeve.toml:4: rule[0].on.types[0]: no event has the type",
+        ),
+        (rule(failed, "command = \"backup.make\""), "reeve.toml:5: rule[0].then[0].command: property type"),
+        (
+            rule("types = [\"alert.raised\"]", "alert = \"a\""),
+            "reeve.toml:5: rule[0].then[0]: brings about alert.raised",
+        ),
+        (
+            rule(&format!("{failed}, cloud = \"lab\""), "alert = \"a\""),
+            "reeve.toml:4: rule[0].on.cloud: no cloud is called",
+        ),
+        (
+            rule(&format!("{failed}, type = \"x\""), "alert = \"a\""),
+            "reeve.toml:4: rule[0].on.type: unknown field `type`",
+        ),
+        (rule(failed, "shell = \"true\""), "reeve.toml:5: rule[0].then[0]"),
+        (rule(failed, "alert = \"a\"") + "often = 1\n", "reeve.toml:6: rule[0].often: unknown field `often`"),
+    ] {
+        let message = refused(&text);
+        assert!(message.starts_with(expected), "{expected}\n{message}");
+    }
+}
+
+#[test]
 fn what_a_later_version_has_is_refused_by_name() {
-    for section in ["http", "otlp", "auth", "notify.sms", "notify.amqp"] {
+    for section in ["otlp", "auth", "notify.sms", "notify.amqp"] {
         let message = refused(&format!("\n[{section}]\n"));
         let expected = format!("reeve.toml:2: {section}: section [{section}] is not supported by this version");
         assert!(message.starts_with(&expected), "{message}");
@@ -153,7 +185,7 @@ fn a_bus_has_one_broker_or_more_and_a_bad_one_is_named_by_its_place() {
 #[test]
 fn keys_that_cannot_be_read_are_all_said_at_once() {
     let message = refused(
-        "[node]\nzones = \"b\"\nlabels = 1\nid = \"\"\n[log]\nlevl = \"info\"\nformat = \"xml\"\n[http]\n\
+        "[node]\nzones = \"b\"\nlabels = 1\nid = \"\"\n[log]\nlevl = \"info\"\nformat = \"xml\"\n[auth]\n\
          [[cloud]]\nname = \"a\"\ndriver = \"sim\"\nhost = 4\nvms = \"many\"\n[[cloud]]\nname = \"b\"\n\
          [policy.lab.lease]\ngrace = \"soon\"\nlength = 1\n[policy.keep]\nexempt = \"yes\"\n[runtime]\narbiters = 2000\n",
     );
@@ -163,7 +195,7 @@ fn keys_that_cannot_be_read_are_all_said_at_once() {
         "reeve.toml:4: node.id: ",
         "reeve.toml:6: log.levl: unknown field",
         "reeve.toml:7: log.format: ",
-        "reeve.toml:8: http: section [http]",
+        "reeve.toml:8: auth: section [auth]",
         "reeve.toml:12: cloud[0].host: unknown field",
         "reeve.toml:13: cloud[0].vms: ",
         "reeve.toml:14: cloud[1]: key driver is missing",
@@ -179,6 +211,36 @@ fn keys_that_cannot_be_read_are_all_said_at_once() {
     let message = refused("[bus]\nurl = \"amqps://h\"\nprefetch = 0\n[log]\nlevl = 1\n");
     assert!(message.contains("log.levl") && message.contains("bus.prefetch: is 0"), "{message}");
     assert!(refused("nodes = 1\n[log]\nlevl = 1\n").lines().count() == 2);
+}
+
+#[test]
+fn http_has_an_address_and_a_certificate_with_its_key_or_none() {
+    let http = parse("[http]\nlisten = \"127.0.0.1:7470\"\n").unwrap().http.unwrap();
+    assert_eq!((http.listen.port(), http.cert, http.key), (7470, None, None));
+    assert!(parse("").unwrap().http.is_none());
+    for (text, expected) in [
+        ("[http]\n", "reeve.toml:1: http: missing field `listen`"),
+        ("[http]\nlisten = \"7470\"\n", "reeve.toml:2: http.listen: "),
+        ("[http]\nlisten = \"[::1]:0\"\n", "reeve.toml:2: http.listen: has port 0"),
+        ("[http]\nlisten = \"[::1]:1\"\ncors = true\n", "reeve.toml:3: http.cors: unknown field"),
+        ("[http]\nlisten = \"[::1]:1\"\ncert = \"/a\"\n", "http.cert: is set, but http.key is not"),
+        ("[http]\nlisten = \"[::1]:1\"\nkey = \"/a\"\n", "http.key: is set, but http.cert is not"),
+    ] {
+        let message = refused(text);
+        assert!(message.contains(expected), "{expected}\n{message}");
+    }
+}
+
+#[test]
+fn the_certificate_of_http_is_looked_into() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, cert) = (folder.path().join("reeve.toml"), folder.path().join("http.pem"));
+    std::fs::write(&cert, "nothing").unwrap();
+    let text = format!("[http]\nlisten = \"127.0.0.1:7470\"\ncert = {cert:?}\nkey = \"/nowhere/http.key\"\n");
+    std::fs::write(&file, text).unwrap();
+    let message = config::inspect(&file).unwrap_err().to_string();
+    assert!(message.contains(":3: http.cert: ") && message.contains("holds no certificate in PEM"), "{message}");
+    assert!(message.contains(":4: http.key: cannot read /nowhere/http.key"), "{message}");
 }
 
 const NOTIFY: &str = "[notify.link]\nurl = \"https://reeve.example/extend\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n\

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Accepted, Command, Refusal};
-use crate::event::{Alert, BackupPurpose, Child, CloudEvent};
+use crate::event::{Alert, BackupPurpose, Child, CloudEvent, Offer};
 use crate::{BackupId, CloudName, Epoch, Generation, HostName, NodeId, ProjectId, ShardId, Timestamp, UserId, VmId};
 
 mod forwarded;
@@ -99,6 +99,8 @@ pub enum AdminRequest {
     },
     /// The call of this number is not waited for any more. Has no answer.
     Cancel(u64),
+    /// By how much one VM's lease could be extended now.
+    LeaseOffer(VmId),
 }
 
 /// The answer.
@@ -130,6 +132,8 @@ pub enum AdminReply {
     Nodes(Vec<MemberView>),
     /// To `ShardList`.
     Shards(Vec<ShardView>),
+    /// To `LeaseOffer`.
+    Offer(Offer),
 }
 
 /// A VM, as administrators see it.
@@ -165,7 +169,7 @@ pub struct VmView {
     pub lease: LeaseView,
     /// Its backups, oldest first.
     pub backups: Vec<BackupView>,
-    /// The operation under way.
+    /// The operation under way, and of a backup how far it is: `backup: storing disk 2 of 3, 4096 bytes so far`.
     pub operation: Option<String>,
     /// What makes its end wait.
     pub holds: Vec<String>,
@@ -209,7 +213,7 @@ pub struct BackupView {
     pub at: Timestamp,
     /// `running`, `verified`, `failed`, `damaged`, `deleting`.
     pub state: String,
-    /// Its size in bytes, once verified.
+    /// Its size in bytes, once verified; while it is being made, how much of it went to the vault so far.
     pub bytes: Option<u64>,
     /// When it was last verified.
     pub verified_at: Option<Timestamp>,

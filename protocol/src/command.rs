@@ -7,9 +7,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::provision::ProvisionRequest;
 use crate::{BackupId, MessageId, ProjectId, Span, Timestamp, UserId, VmId};
 
 mod parse;
+mod provision;
 
 pub use parse::{CommandError, MAX_COMMAND_BYTES, parse};
 
@@ -144,9 +146,31 @@ pub enum CommandKind {
         /// When the lease was to end, as the requester knew it.
         ends_at: Timestamp,
     },
+    /// `vm.provision`: make a VM. The command's VM is the request's own id ([`VmId::of_request`]); the VM gets another.
+    VmProvision(Box<ProvisionRequest>),
+    /// `notice.send`: tell people something about the VM.
+    NoticeSend {
+        /// Whom.
+        to: NoticeTo,
+        /// What, at most 1,000 characters.
+        text: String,
+    },
 }
 
-/// A request about one VM.
+/// Whom a notice is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NoticeTo {
+    /// The owner and the delegates of the VM; the operators if nobody owns it.
+    Owner,
+    /// The operators.
+    Operators,
+}
+
+/// The most characters of a notice that a command sends.
+pub const MAX_NOTICE: usize = 1000;
+
+/// A request about one VM, or for one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
     /// The idempotency key.

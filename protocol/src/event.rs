@@ -7,13 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::{BackupId, CloudName, EventId, HostName, NodeId, ProjectId, Span, Timestamp, VmId};
 
+mod category;
 mod cluster;
 mod kind;
 mod outage;
+mod ruled;
 
+pub use category::{Category, TYPES};
 pub use cluster::{ClusterEvent, ClusterEventKind};
 pub use kind::{Alert, BackupPurpose, Child, EventKind, LeaseEndReason, Offer, Origin};
 pub use outage::OutageEvent;
+pub use ruled::RuleAlert;
 
 /// Something that happened to a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,8 +52,28 @@ pub struct CloudEvent {
     pub sequence: u64,
     /// Always `application/json`.
     pub datacontenttype: String,
+    /// How grave it is: an extension attribute, as `sequence` is.
+    #[serde(default)]
+    pub category: Category,
+    /// What it is about, besides its subject.
+    #[serde(flatten)]
+    pub about: About,
     /// What happened, by type.
     pub data: serde_json::Value,
+}
+
+/// Extension attributes of an event: where what it is about belongs, as far as that is known when it is published.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// The cloud.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud: Option<CloudName>,
+    /// The project.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<ProjectId>,
+    /// The policy that rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
 }
 
 /// Who publishes: the `source` of the events.
@@ -74,7 +98,7 @@ impl Event {
         self.kind.type_name()
     }
 
-    /// The event as the bus carries it.
+    /// The event as the bus carries it. Where its VM belongs is known to who has the record.
     #[must_use]
     pub fn to_cloud_event(&self, source: &EventSource) -> CloudEvent {
         CloudEvent {
@@ -86,6 +110,8 @@ impl Event {
             time: self.at,
             sequence: self.sequence,
             datacontenttype: "application/json".into(),
+            category: self.kind.category(),
+            about: About::default(),
             data: self.kind.data(),
         }
     }

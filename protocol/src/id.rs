@@ -180,6 +180,17 @@ uuid_id!(
     BackupId, "backup"
 );
 
+/// The namespace of the ids of requests: made once at random, so that no VM's id falls into it.
+const REQUESTS: Uuid = Uuid::from_u128(0x7be0_4c0d_29a5_4e0c_9d1b_3f66_52ac_1e07);
+
+impl VmId {
+    /// The id of the request for a VM that came under this message id: the same message is the same request.
+    #[must_use]
+    pub fn of_request(message: &MessageId) -> Self {
+        Self(Uuid::new_v5(&REQUESTS, message.as_str().as_bytes()))
+    }
+}
+
 impl BackupId {
     /// The backup that a VM's decision at this generation makes: the same decision always gives the same id.
     #[must_use]

@@ -12,6 +12,8 @@ pub mod link;
 pub mod names;
 pub mod observation;
 pub mod openstack;
+pub mod provision;
+pub mod rule;
 pub mod time;
 
 pub use id::{

@@ -10,6 +10,8 @@ pub const SHARDS: &str = "reeve.shards";
 pub const EVENTS: &str = "reeve.events";
 /// Stream queue of all events.
 pub const AUDIT: &str = "reeve.audit";
+/// Queue of the events that rules of the configuration look at.
+pub const RULES: &str = "reeve.rules";
 /// Fanout exchange and queue of what could not be handled.
 pub const DEAD: &str = "reeve.dead";
 /// Header of a dead letter: why it is one.

@@ -14,6 +14,7 @@ mod place;
 mod read;
 mod seal;
 mod store;
+mod summing;
 #[cfg(test)]
 mod tests;
 mod throttle;

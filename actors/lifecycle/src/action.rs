@@ -57,6 +57,7 @@ fn run(d: &mut Draft, action: Action, by: String) {
         Action::Resume => Effect::Resume,
         Action::Restore(backup) => Effect::RestoreInPlace { backup },
     });
+    d.emit(EventKind::ActionStarted { action: action.name().to_owned(), by: by.clone() });
     d.rec.operation = Some(Operation::Action(ActionRun { action, by, key }));
 }
 
@@ -88,18 +89,28 @@ pub(crate) fn effect_done(d: &mut Draft, run: ActionRun, key: EffectKey, outcome
 fn give_up(d: &mut Draft, run: &ActionRun, key: EffectKey, reason: &str) {
     d.forget(key);
     d.rec.operation = None;
+    d.emit(EventKind::ActionFailed { action: run.action.name().to_owned(), reason: reason.to_owned() });
     d.alert(Alert::ActionStuck, format!("{} asked for by {} failed: {reason}", run.action.name(), run.by));
 }
 
 /// Gives up a repair or an action because the VM is gone.
 pub(crate) fn abandon(d: &mut Draft) {
     let key = match d.rec.operation.take() {
-        Some(Operation::Action(run)) => Some(run.key),
-        Some(Operation::Repair(run)) => match run.step {
-            RepairStage::Acting(key) | RepairStage::Retesting { key, .. } => Some(key),
-            RepairStage::Booting { .. } => None,
-        },
-        Some(Operation::Backup(_) | Operation::Ending(_) | Operation::Revive(_)) | None => None,
+        Some(Operation::Action(run)) => {
+            let action = run.action.name().to_owned();
+            d.emit(EventKind::ActionFailed { action, reason: "the VM is gone".into() });
+            Some(run.key)
+        }
+        Some(Operation::Repair(run)) => {
+            d.emit(EventKind::RepairAbandoned { reason: "the VM is gone".into() });
+            match run.step {
+                RepairStage::Acting(key) | RepairStage::Retesting { key, .. } => Some(key),
+                RepairStage::Booting { .. } => None,
+            }
+        }
+        Some(Operation::Backup(_) | Operation::Ending(_) | Operation::Revive(_) | Operation::Provision(_)) | None => {
+            None
+        }
     };
     if let Some(key) = key {
         d.forget(key);

@@ -1,17 +1,20 @@
 //! When a VM is backed up: by schedule, spread over a window by the VM's id; missed runs are caught up once; failed runs
 //! are tried again within the window.
+//!
+//! A window that passes without a run is told when it ends, with what was in the way, and once until a run is done: whoever
+//! is held for weeks is one matter, not one a day.
 
 use reeve_protocol::command::{Accepted, Answer, Refusal, RefusalCode, Requester};
 use reeve_protocol::event::{Alert, BackupPurpose, EventKind};
 use reeve_protocol::observation::VmState;
 use reeve_protocol::{BackupId, Span, Timestamp};
 
-use crate::backup;
 use crate::draft::{Draft, backoff};
 use crate::input::Reason;
 use crate::lease_commands::{owner_of_living, untouched};
 use crate::operation::{BackupRun, BackupStep, Operation};
 use crate::record::{BackupState, Health, MAX_BACKUPS, MAX_EFFECTS, Presence, VmRecord};
+use crate::{backup, reverify};
 
 /// Where this VM's runs lie within the window.
 fn offset(record: &VmRecord) -> i64 {
@@ -19,6 +22,12 @@ fn offset(record: &VmRecord) -> i64 {
     let window = policy.window.min(policy.every).as_millis().max(1);
     let (high, low) = record.vm.uuid().as_u64_pair();
     i64::try_from((high ^ low.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15) % window).unwrap_or(0)
+}
+
+/// What is to be read back again under a new policy is spread as backups are.
+pub(crate) fn spread_reverify(d: &mut Draft) {
+    let offset = Span::from_millis(u64::try_from(offset(&d.rec)).unwrap_or(0));
+    reverify::reschedule(d, offset);
 }
 
 /// The first slot of the schedule after `after`; `None` without a schedule.
@@ -43,6 +52,54 @@ pub(crate) fn refresh(d: &mut Draft) {
     } else if d.rec.schedule.next_at.is_none() {
         d.rec.schedule.next_at = next_slot(&d.rec, d.now);
     }
+}
+
+/// How long after a run was due it is late.
+fn window(record: &VmRecord) -> Span {
+    record.policy.terms.backup.window.max(Span::from_millis(1))
+}
+
+/// When a run was due that is not under way, and when its window ends.
+fn open_window(record: &VmRecord) -> Option<(Timestamp, Timestamp)> {
+    let schedule = &record.schedule;
+    let is_under_way = matches!(
+        &record.operation,
+        Some(Operation::Backup(run)) if run.purpose == BackupPurpose::Scheduled && reverify::read(run).is_none()
+    );
+    let due_at = schedule.due_at.or(schedule.next_at).filter(|_| !is_under_way)?;
+    let from = schedule.due_at.and(schedule.window_from).unwrap_or(due_at);
+    (schedule.missed != Some(due_at)).then(|| (due_at, from + window(record)))
+}
+
+/// Tells of a window that ended without a run, once.
+pub(crate) fn tell_missed(d: &mut Draft) {
+    let Some((due_at, _)) = open_window(&d.rec).filter(|(_, until)| *until <= d.now) else { return };
+    let reason = in_the_way(&d.rec);
+    d.rec.schedule.missed = Some(due_at);
+    d.emit(EventKind::BackupWindowMissed { due_at, reason });
+}
+
+/// What keeps a backup from being begun.
+fn in_the_way(record: &VmRecord) -> String {
+    if let Some(operation) = &record.operation {
+        return format!("another operation was under way: {}", operation.name());
+    }
+    if let Some(hold) = record.holds.first() {
+        return format!("the VM is held: {}", hold.name());
+    }
+    if let Some(task) = &record.facts.task {
+        return format!("the cloud is busy with the VM: {task}");
+    }
+    if matches!(record.health, Health::Down { .. }) {
+        return "the VM is down".to_owned();
+    }
+    if !can_run(record) {
+        return format!("the VM is {}", record.facts.state.as_nova());
+    }
+    if is_full(record) {
+        return "the record has no room for another backup".to_owned();
+    }
+    "nobody attended to the VM".to_owned()
 }
 
 fn can_run(record: &VmRecord) -> bool {
@@ -87,10 +144,7 @@ pub(crate) fn begin_if_due(d: &mut Draft) -> bool {
     let retry = schedule.due_at.filter(|_| schedule.retry_at.is_some_and(|at| at <= d.now));
     let fresh = schedule.next_at.filter(|at| schedule.due_at.is_none() && *at <= d.now);
     let Some(due_at) = retry.or(fresh) else { return false };
-    let late = d.now.since(due_at) > d.rec.policy.terms.backup.window.duration();
-    if late && retry.is_none() {
-        d.emit(EventKind::BackupMissed { due_at });
-    }
+    let late = due_at + window(&d.rec) <= d.now;
     if retry.is_none() {
         d.rec.schedule.window_from = Some(if late { d.now } else { due_at });
     }
@@ -112,6 +166,9 @@ fn settle_slot(d: &mut Draft) {
 
 /// A backup of the backup operation is verified.
 pub(crate) fn succeeded(d: &mut Draft, run: &BackupRun) {
+    if reverify::read(run).is_some() {
+        reverify::succeeded(d);
+    }
     d.clear(Alert::BackupFailed);
     if run.step != (BackupStep::Verify { again: true }) && run.purpose == BackupPurpose::Scheduled {
         settle_slot(d);
@@ -121,9 +178,15 @@ pub(crate) fn succeeded(d: &mut Draft, run: &BackupRun) {
 /// A backup of the backup operation failed: it is tried again within its window, then given up and a human told.
 pub(crate) fn failed(d: &mut Draft, run: &BackupRun, reason: String) {
     if run.step == (BackupStep::Verify { again: true }) {
+        d.emit(EventKind::BackupVerifyFailed { backup: run.id, reason: reason.clone() });
         if d.rec.backup(run.id).is_some_and(|entry| entry.state == BackupState::Damaged) {
             d.alert(Alert::BackupDamaged, format!("backup {} is damaged: {reason}", run.id));
+            // What the VM could have been put back to is one less: the next comes at once.
+            if let Some(next_at) = &mut d.rec.schedule.next_at {
+                *next_at = d.now.min(*next_at);
+            }
         } else {
+            reverify::failed(d);
             d.alert(Alert::BackupFailed, format!("backup {} could not be read back: {reason}", run.id));
         }
         return;
@@ -148,7 +211,7 @@ pub(crate) fn failed(d: &mut Draft, run: &BackupRun, reason: String) {
 /// When a backup is due.
 pub(crate) fn deadline(record: &VmRecord) -> Option<(Timestamp, Reason)> {
     if record.operation.is_some() || !can_run(record) || is_full(record) {
-        return None;
+        return open_window(record).map(|(_, until)| (until, Reason::BackupWindowOver));
     }
     let schedule = &record.schedule;
     let at = if schedule.due_at.is_some() { schedule.retry_at } else { schedule.next_at };
@@ -180,6 +243,7 @@ pub(crate) fn verify_now(d: &mut Draft, by: &Requester, backup: Option<BackupId>
     }
     let entry = verified_entry(d, backup)?;
     let (id, purpose) = (entry.0, entry.1);
+    d.emit(EventKind::BackupVerifyStarted { backup: id });
     let run = backup::begin_again(d, id, purpose);
     d.rec.operation = Some(Operation::Backup(run));
     accepted(d, "the backup is read back", Some(id))

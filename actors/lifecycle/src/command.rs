@@ -1,15 +1,17 @@
 //! Commands: the same key again gets the same answer and changes nothing; the rest is dispatch.
 
-use reeve_protocol::command::{Accepted, Answer, Command, CommandKind, Refusal, RefusalCode, Switch};
+use reeve_protocol::command::{Accepted, Answer, Command, CommandKind, NoticeTo, Refusal, RefusalCode, Switch};
+use reeve_protocol::event::Alert;
 use reeve_protocol::observation::Said;
 
 use crate::draft::Draft;
+use crate::effect::Notice;
 use crate::health::HealthReport;
 use crate::input::{Ignored, Verdict};
 use crate::operation::Action;
 use crate::policy::NamedPolicy;
 use crate::record::{Answered, Hold, MAX_ANSWERS, Presence};
-use crate::{action, backup_schedule, extend, health, lease, lease_commands, repair, retention, revive};
+use crate::{action, backup_schedule, extend, health, lease, lease_commands, provision, repair, retention, revive};
 
 /// Carries a command out, or says why not.
 pub(crate) fn commanded(d: &mut Draft, command: Command, policy: Option<NamedPolicy>) -> Verdict {
@@ -22,7 +24,7 @@ pub(crate) fn commanded(d: &mut Draft, command: Command, policy: Option<NamedPol
         let message = format!("there is no VM {} under care", command.vm);
         return Verdict::Denied(Err(Refusal::new(RefusalCode::NotFound, message)));
     }
-    let answer = dispatch(d, command, policy);
+    let answer = if d.rec.presence.is_request() { to_request(d, &command) } else { dispatch(d, command, policy) };
     d.rec.answers.push(Answered { id, answer: answer.clone() });
     if d.rec.answers.len() > MAX_ANSWERS {
         d.rec.answers.remove(0);
@@ -67,7 +69,35 @@ fn dispatch(d: &mut Draft, command: Command, policy: Option<NamedPolicy>) -> Ans
         }
         CommandKind::RepairRun => repair::run_now(d, by),
         CommandKind::RepairSuspend(switch) => repair::suspend(d, by, switch),
+        CommandKind::VmProvision(_) => Err(Refusal::new(RefusalCode::Conflict, "there is a VM of this id")),
+        CommandKind::NoticeSend { to, text } => {
+            // Whoever may write in Reeve's name is believed.
+            lease_commands::operator_only(by)?;
+            let notice = Notice::Alert { alert: Alert::Rule, message: text };
+            match to {
+                NoticeTo::Owner => d.tell_owner(notice),
+                NoticeTo::Operators => d.tell_operators(notice),
+            }
+            Ok(Accepted { vm: d.rec.vm, message: "they are told".into(), ends_at: None, backup: None })
+        }
     }
+}
+
+/// A request for a VM can be taken back, and no more.
+fn to_request(d: &mut Draft, command: &Command) -> Answer {
+    if let CommandKind::VmDelete { .. } = command.kind {
+        return provision::cancel(d, &command.by);
+    }
+    let what = match d.rec.presence {
+        Presence::Closed { vm: Some(vm), .. } => format!("it was a request for a VM, which is {vm}"),
+        Presence::Unseen
+        | Presence::Present { .. }
+        | Presence::SoftDeleted { .. }
+        | Presence::Gone { .. }
+        | Presence::Requested { .. }
+        | Presence::Closed { vm: None, .. } => "it is a request for a VM".to_owned(),
+    };
+    Err(Refusal::new(RefusalCode::Conflict, what))
 }
 
 /// `vm.adopt`: the VM is known by now, because the shell looked it up; its lease begins if it has none.

@@ -73,6 +73,11 @@ impl Draft {
         self.notify(to, notice);
     }
 
+    /// Tells the operators.
+    pub(crate) fn tell_operators(&mut self, notice: Notice) {
+        self.notify(Audience::Operators, notice);
+    }
+
     /// Raises an alert, once until it is cleared.
     pub(crate) fn alert(&mut self, alert: Alert, message: impl Into<String>) {
         if self.rec.alerts.contains(&alert) {
@@ -112,6 +117,14 @@ impl Draft {
         pending.failures = pending.failures.saturating_add(1);
         pending.retry_at = Some(now + backoff(pending.failures, spread));
         pending.failures
+    }
+
+    /// Puts an effect off after a failure, and has it tried once more at this time at the latest.
+    pub(crate) fn put_off_until(&mut self, key: EffectKey, latest: Timestamp) {
+        self.put_off(key);
+        if let Some(pending) = self.rec.effects.iter_mut().find(|pending| pending.key == key) {
+            pending.retry_at = pending.retry_at.map(|at| at.min(latest));
+        }
     }
 
     /// Issues again what was put off and is due. What destroys or replaces waits while the VM is held.

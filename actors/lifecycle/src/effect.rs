@@ -4,9 +4,11 @@
 use std::fmt;
 
 use reeve_protocol::event::{Alert, BackupPurpose, Offer};
+use reeve_protocol::provision::Part;
 use reeve_protocol::{BackupId, Generation, Span, Timestamp, UserId, VmId};
 use serde::{Deserialize, Serialize};
 
+use crate::operation::ReplyTo;
 use crate::policy::ProbeKind;
 
 /// The key of an effect: the decision that made it (its generation) and its place among that decision's effects.
@@ -128,6 +130,13 @@ pub enum Notice {
         /// In words.
         message: String,
     },
+    /// The VM that was asked for is there.
+    Delivered(Delivery),
+    /// The VM that was asked for could not be made.
+    ProvisionFailed {
+        /// Why.
+        reason: String,
+    },
 }
 
 impl Notice {
@@ -142,6 +151,8 @@ impl Notice {
             Self::Ended => "lease-ended",
             Self::Revived { .. } => "revived",
             Self::Alert { .. } => "alert",
+            Self::Delivered(_) => "delivered",
+            Self::ProvisionFailed { .. } => "provision-failed",
         }
     }
 }
@@ -256,6 +267,54 @@ pub enum Effect {
         /// How long an answer is awaited.
         timeout: Span,
     },
+    /// Ask the cloud whether it has what the plan of this request names, and would allow it.
+    CheckPlan,
+    /// Make a part of the plan of this request. Done: [`Done::Part`], of the server [`Done::Launched`].
+    MakePart {
+        /// Which.
+        part: Part,
+    },
+    /// See that the new server is ready, as its plan says.
+    AwaitReady {
+        /// The server.
+        new_vm: VmId,
+        /// Its addresses.
+        addresses: Vec<String>,
+    },
+    /// Remove everything that was made for this request.
+    TakeBack,
+    /// Tell whoever asked for the VM, over the way that the request came, what came of it.
+    Report {
+        /// Where.
+        to: ReplyTo,
+        /// What.
+        report: Report,
+    },
+}
+
+/// What came of a request for a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Report {
+    /// The VM is there.
+    Delivered(Delivery),
+    /// There is none.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A VM that is handed over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// Its id.
+    pub vm: VmId,
+    /// Its name.
+    pub name: String,
+    /// Its addresses, a public one first.
+    pub addresses: Vec<String>,
+    /// The key pair that lets its owner in.
+    pub key: Option<String>,
 }
 
 /// What came of an effect that was done.
@@ -286,6 +345,11 @@ pub enum Done {
     },
     /// What the probe saw.
     Probed(ProbeVerdict),
+    /// The part of a plan.
+    Part {
+        /// Addresses that came with it.
+        addresses: Vec<String>,
+    },
 }
 
 /// What a probe saw.
@@ -376,6 +440,11 @@ impl Effect {
             | Self::DeleteVolume { .. }
             | Self::ReleaseAddress { .. }
             | Self::Launch { .. }
+            | Self::CheckPlan
+            | Self::MakePart { .. }
+            | Self::AwaitReady { .. }
+            | Self::TakeBack
+            | Self::Report { .. }
             | Self::Introduce { .. } => Worker::Action,
         }
     }
@@ -403,6 +472,11 @@ impl Effect {
             | Self::DeleteVolume { .. }
             | Self::ReleaseAddress { .. }
             | Self::Introduce { .. }
+            | Self::CheckPlan
+            | Self::MakePart { .. }
+            | Self::AwaitReady { .. }
+            | Self::TakeBack
+            | Self::Report { .. }
             | Self::Retest { .. } => None,
         }
     }
@@ -430,6 +504,11 @@ impl Effect {
             | Self::RestoreInPlace { .. }
             | Self::Launch { .. }
             | Self::Introduce { .. }
+            | Self::CheckPlan
+            | Self::MakePart { .. }
+            | Self::AwaitReady { .. }
+            | Self::TakeBack
+            | Self::Report { .. }
             | Self::Retest { .. } => None,
         }
     }
@@ -452,9 +531,14 @@ impl Effect {
             | Self::DeleteVolume { .. }
             | Self::ReleaseAddress { .. }
             | Self::RestoreInPlace { .. }
+            | Self::MakePart { .. }
+            | Self::TakeBack
             | Self::Launch { .. } => true,
-            // A notice is delivered at least once, and an introduction is a message to another record.
+            // A notice and a report are delivered at least once, and an introduction is a message to another record.
             Self::Notify { .. }
+            | Self::CheckPlan
+            | Self::AwaitReady { .. }
+            | Self::Report { .. }
             | Self::TakeInventory
             | Self::VerifyBackup { .. }
             | Self::Introduce { .. }
@@ -485,6 +569,13 @@ impl Effect {
             | Self::VerifyBackup { .. }
             | Self::DropSnapshots { .. }
             | Self::Introduce { .. }
+            // What a request has made is nobody's before it is handed over: neither its making nor its removal waits for
+            // what holds the end of VMs.
+            | Self::CheckPlan
+            | Self::MakePart { .. }
+            | Self::AwaitReady { .. }
+            | Self::TakeBack
+            | Self::Report { .. }
             | Self::Retest { .. } => false,
         }
     }

@@ -32,9 +32,13 @@ pub(crate) fn pause_reason(record: &VmRecord) -> Option<PauseReason> {
     match &record.operation {
         // A repair tests the condition itself, and must not lose it.
         Some(Operation::Repair(_)) => return None,
-        Some(Operation::Backup(_) | Operation::Ending(_) | Operation::Revive(_) | Operation::Action(_)) => {
-            return Some(PauseReason::Operation);
-        }
+        Some(
+            Operation::Backup(_)
+            | Operation::Ending(_)
+            | Operation::Revive(_)
+            | Operation::Action(_)
+            | Operation::Provision(_),
+        ) => return Some(PauseReason::Operation),
         None => {}
     }
     if record.facts.task.is_some() {

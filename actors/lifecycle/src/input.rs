@@ -1,11 +1,12 @@
 //! What a VM's record can be told, and what it answers.
 
-use reeve_protocol::command::{Answer, Command};
+use reeve_protocol::command::{Answer, Command, Refusal};
 use reeve_protocol::event::{Child, Event};
 use reeve_protocol::observation::{Said, VmFacts, VmNotification};
-use reeve_protocol::{Timestamp, VmId};
+use reeve_protocol::{Span, Timestamp, VmId};
 
 use crate::effect::{EffectKey, Outcome, PendingEffect, ProbeVerdict};
+use crate::operation::ReplyTo;
 use crate::policy::{NamedPolicy, ProbeKind};
 use crate::record::{Hold, VmRecord};
 
@@ -68,17 +69,35 @@ pub enum VmInput {
     ChildExhausted(Child),
     /// A child that was exhausted works again.
     ChildRecovered(Child),
-    /// This VM was made from a backup of another.
+    /// This VM was made by Reeve.
     Introduced {
-        /// That VM.
-        revived_from: VmId,
+        /// The VM whose backup it was made of, if it was.
+        revived_from: Option<VmId>,
         /// What the cloud says of this one.
         facts: VmFacts,
         /// When the cloud was asked.
         said: Said,
     },
+    /// Somebody asks for a VM.
+    Asked {
+        /// The command, a `vm.provision`.
+        command: Command,
+        /// Whether it may be, by configuration.
+        admission: Result<Admission, Refusal>,
+        /// Where whoever asks waits for word.
+        reply: Option<ReplyTo>,
+    },
     /// A deadline may have come.
     Tick,
+}
+
+/// What configuration adds to a request for a VM that may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admission {
+    /// The user data, rendered.
+    pub user_data: String,
+    /// How long it may take until the VM is ready.
+    pub within: Span,
 }
 
 impl VmInput {
@@ -98,6 +117,7 @@ impl VmInput {
             | Self::HoldLifted(_)
             | Self::ChildExhausted(_)
             | Self::ChildRecovered(_)
+            | Self::Asked { .. }
             | Self::Tick => None,
         }
     }
@@ -116,6 +136,7 @@ impl VmInput {
             | Self::HoldLifted(_)
             | Self::ChildExhausted(_)
             | Self::ChildRecovered(_)
+            | Self::Asked { .. }
             | Self::Introduced { .. } => false,
         }
     }
@@ -181,6 +202,10 @@ pub enum Reason {
     RepairDue,
     /// A backup is due.
     BackupDue,
+    /// The window of a backup ends that could not be begun.
+    BackupWindowOver,
+    /// A backup is to be read back again.
+    ReverifyDue,
     /// A final backup is tried again.
     FinalBackupRetry,
     /// A backup's time is over.

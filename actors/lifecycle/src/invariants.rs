@@ -38,6 +38,7 @@ pub fn check(record: &VmRecord) -> Result<(), Broken> {
     bounds(record)?;
     effects(record)?;
     destruction(record)?;
+    requests(record)?;
     let sequences: Vec<u64> = record.outbox.iter().map(|event| event.sequence).collect();
     rule!(sequences.windows(2).all(|pair| pair[1] == pair[0] + 1), "the outbox has a gap: {sequences:?}");
     rule!(
@@ -82,7 +83,10 @@ fn effects(record: &VmRecord) -> Result<(), Broken> {
         .filter(|pending| {
             !matches!(
                 pending.effect,
-                Effect::Notify { .. } | Effect::DropSnapshots { .. } | Effect::DeleteBackup { .. }
+                Effect::Notify { .. }
+                    | Effect::Report { .. }
+                    | Effect::DropSnapshots { .. }
+                    | Effect::DeleteBackup { .. }
             )
         })
         .count();
@@ -113,6 +117,30 @@ fn destruction(record: &VmRecord) -> Result<(), Broken> {
     Ok(())
 }
 
+/// A request for a VM has no lease and ends nothing, and whatever is made or taken back is made for one.
+fn requests(record: &VmRecord) -> Result<(), Broken> {
+    let is_provision = matches!(record.operation, Some(Operation::Provision(_)));
+    rule!(
+        is_provision == matches!(record.presence, Presence::Requested { .. }),
+        "a request is {:?} under {:?}",
+        record.presence,
+        record.operation
+    );
+    rule!(
+        !record.presence.is_request() || matches!(record.lease, Lease::None),
+        "a request has a lease: {:?}",
+        record.lease
+    );
+    let makes = record.effects.iter().any(|pending| {
+        matches!(
+            pending.effect,
+            Effect::CheckPlan | Effect::MakePart { .. } | Effect::AwaitReady { .. } | Effect::TakeBack
+        )
+    });
+    rule!(is_provision || !makes, "something is made for no request");
+    Ok(())
+}
+
 /// Checks a step from one record to the next.
 ///
 /// # Errors
@@ -126,9 +154,19 @@ pub fn check_step(before: &VmRecord, step: &Step, now: Timestamp) -> Result<(), 
     rule!(
         !matches!(
             (before.presence, after.presence),
-            (Presence::Gone { .. }, Presence::Present { .. } | Presence::SoftDeleted { .. } | Presence::Unseen)
+            (
+                Presence::Gone { .. },
+                Presence::Present { .. } | Presence::SoftDeleted { .. } | Presence::Unseen | Presence::Requested { .. }
+            )
         ),
         "a VM came back from the dead"
+    );
+    rule!(!before.presence.is_request() || after.presence.is_request(), "a request became {:?}", after.presence);
+    rule!(
+        !matches!(before.presence, Presence::Closed { .. }) || after.presence == before.presence,
+        "a request was settled twice: {:?}, {:?}",
+        before.presence,
+        after.presence
     );
     leases(before, step, now)?;
     if let Some((at, reason)) = next_deadline(after)

@@ -10,7 +10,7 @@ use crate::extend::is_owner;
 use crate::operation::{Action, EndPlan, Operation};
 use crate::policy::{NamedPolicy, OnEnd};
 use crate::record::{Basis, Lease, LeasePhase, Presence};
-use crate::{action, ending, lease};
+use crate::{action, backup_schedule, ending, lease};
 
 /// How many delegates a VM may have.
 const MAX_DELEGATES: usize = 16;
@@ -113,7 +113,14 @@ fn take_back(d: &mut Draft, by: &str) -> Result<(), Refusal> {
             let wake = if run.plan == EndPlan::Suspend { Action::Resume } else { Action::Start };
             run.halted.then_some(wake)
         }
-        Some(Operation::Backup(_) | Operation::Repair(_) | Operation::Revive(_) | Operation::Action(_)) | None => None,
+        Some(
+            Operation::Backup(_)
+            | Operation::Repair(_)
+            | Operation::Revive(_)
+            | Operation::Action(_)
+            | Operation::Provision(_),
+        )
+        | None => None,
     };
     d.rec.end_request = None;
     ending::abandon(d);
@@ -157,6 +164,9 @@ pub(crate) fn assign_policy(d: &mut Draft, policy: NamedPolicy) {
     let is_rescheduled = (old.terms.backup.every, old.terms.backup.window) != (terms.backup.every, terms.backup.window);
     if is_rescheduled && d.rec.schedule.next_at.is_some_and(|at| at > now) {
         d.rec.schedule.next_at = None;
+    }
+    if old.terms.backup.reverify != terms.backup.reverify {
+        backup_schedule::spread_reverify(d);
     }
     spare(d);
     match &mut d.rec.lease {

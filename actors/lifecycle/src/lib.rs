@@ -17,6 +17,7 @@ mod draft;
 pub mod effect;
 mod ending;
 mod extend;
+pub mod format;
 mod health;
 pub mod input;
 pub mod invariants;
@@ -27,16 +28,18 @@ pub mod offered;
 pub mod operation;
 mod outcome;
 pub mod policy;
+mod provision;
 pub mod record;
 mod repair;
 mod retention;
+mod reverify;
 mod revive;
 mod step;
 
 pub use lease::offer;
 
 pub use effect::{Done, Effect, EffectKey, Outcome, PendingEffect, ProbeVerdict, Worker};
-pub use input::{Ignored, Reason, Step, Verdict, VmInput};
+pub use input::{Admission, Ignored, Reason, Step, Verdict, VmInput};
 pub use offered::{Extendable, offered};
 pub use policy::{NamedPolicy, Policies, Policy};
 pub use record::VmRecord;

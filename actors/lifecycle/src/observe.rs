@@ -5,7 +5,7 @@
 
 use reeve_protocol::event::{Alert, EventKind, LeaseEndReason};
 use reeve_protocol::observation::{Phase, Said, VmChange, VmFacts, VmNotification, VmState};
-use reeve_protocol::{Span, Timestamp, VmId};
+use reeve_protocol::{Span, Timestamp, UserId, VmId};
 
 use crate::draft::Draft;
 use crate::input::{Ignored, Verdict};
@@ -15,6 +15,8 @@ use crate::{action, backup, ending, lease};
 
 /// Two complete listings this far apart that lack a VM prove that it is gone.
 pub(crate) const MISSING_FOR: Span = Span::from_secs(60);
+/// The metadata key of the user whom a VM belongs to that Reeve made.
+const OWNER_KEY: &str = "reeve_owner";
 /// The metadata key of a revived VM's ancestor.
 const REVIVED_FROM_KEY: &str = "reeve_revived_from";
 
@@ -96,10 +98,10 @@ pub(crate) fn missing(d: &mut Draft, asked_at: Timestamp) -> Verdict {
     Verdict::Accepted(None)
 }
 
-/// This VM was made from a backup of another.
-pub(crate) fn introduced(d: &mut Draft, from: VmId, facts: VmFacts, said: Said) -> Verdict {
-    let known = d.rec.revived_from.is_some();
-    d.rec.revived_from = Some(from);
+/// This VM was made by Reeve, from a backup of another or for a request.
+pub(crate) fn introduced(d: &mut Draft, from: Option<VmId>, facts: VmFacts, said: Said) -> Verdict {
+    let known = d.rec.revived_from.is_some() || (from.is_none() && d.rec.presence != Presence::Unseen);
+    d.rec.revived_from = from.or(d.rec.revived_from);
     d.rec.created_seen = true;
     match listed(d, facts, said) {
         Verdict::Ignored(_) if !known => Verdict::Accepted(None),
@@ -125,6 +127,12 @@ fn discover(d: &mut Draft, facts: &VmFacts) {
     });
 }
 
+/// Whom a VM belongs to: to a cloud, what Reeve makes is Reeve's.
+fn owner(facts: &VmFacts) -> Option<UserId> {
+    let named = facts.metadata.get(OWNER_KEY).and_then(|text| UserId::new(text.as_str()).ok());
+    named.or_else(|| facts.user.clone())
+}
+
 /// Takes the payload if it is newer than what is known; says whether it was.
 fn apply(d: &mut Draft, facts: VmFacts, said: Said) -> bool {
     let known = &mut d.rec.facts;
@@ -135,7 +143,7 @@ fn apply(d: &mut Draft, facts: VmFacts, said: Said) -> bool {
         known.name.clone_from(&facts.name);
     }
     known.project = known.project.take().or_else(|| facts.project.clone());
-    known.user = known.user.take().or_else(|| facts.user.clone());
+    known.user = known.user.take().or_else(|| owner(&facts));
     known.created_at = known.created_at.or(facts.created_at);
     // A rebuild or an unshelving launches again: the first launch counts, whichever is heard of first.
     known.launched_at = known.launched_at.into_iter().chain(facts.launched_at).min();
@@ -180,7 +188,13 @@ fn state_changed(d: &mut Draft, state: VmState) {
                 // Our own doing: a cloud may take the server away in two steps.
                 Some(Operation::Ending(run)) if ending::has_begun_to_delete(run) => return,
                 Some(Operation::Ending(_)) => ending::abandon(d),
-                Some(Operation::Backup(_) | Operation::Repair(_) | Operation::Revive(_) | Operation::Action(_))
+                Some(
+                    Operation::Backup(_)
+                    | Operation::Repair(_)
+                    | Operation::Revive(_)
+                    | Operation::Action(_)
+                    | Operation::Provision(_),
+                )
                 | None => {}
             }
             d.clear(Alert::EndingStuck);
@@ -222,7 +236,7 @@ pub(crate) fn gone(d: &mut Draft, at: Timestamp, how: Going) {
             return;
         }
         Presence::Present { since, .. } | Presence::SoftDeleted { since, .. } => *since,
-        Presence::Unseen => d.now,
+        Presence::Unseen | Presence::Requested { .. } | Presence::Closed { .. } => d.now,
     };
     mark_gone(d, at);
     if let Some(Operation::Ending(run)) = &d.rec.operation
@@ -236,7 +250,7 @@ pub(crate) fn gone(d: &mut Draft, at: Timestamp, how: Going) {
         Some(Operation::Backup(_)) => backup::abandon_operation(d, "the VM is gone"),
         Some(Operation::Ending(_)) => ending::abandon(d),
         Some(Operation::Repair(_) | Operation::Action(_)) => action::abandon(d),
-        Some(Operation::Revive(_)) | None => {}
+        Some(Operation::Revive(_) | Operation::Provision(_)) | None => {}
     }
     d.emit(match how {
         Going::Deleted => EventKind::VmTerminated,

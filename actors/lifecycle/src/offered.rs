@@ -51,7 +51,9 @@ pub fn offered(record: &VmRecord, notice: &Notice) -> Option<Extendable> {
             | Notice::Extended { .. }
             | Notice::Ended
             | Notice::Revived { .. }
-            | Notice::Alert { .. },
+            | Notice::Alert { .. }
+            | Notice::Delivered(_)
+            | Notice::ProvisionFailed { .. },
             _,
         ) => return None,
     };

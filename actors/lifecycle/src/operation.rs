@@ -1,7 +1,8 @@
 //! The exclusive operations: at most one is under way on a VM, and each is a state machine that waits for effects.
 
 use reeve_protocol::event::BackupPurpose;
-use reeve_protocol::{BackupId, Timestamp, VmId};
+use reeve_protocol::provision::{Part, ServerPlan};
+use reeve_protocol::{BackupId, Timestamp, UserId, VmId};
 use serde::{Deserialize, Serialize};
 
 use crate::effect::{EffectKey, Inventory, Snapshot, StoredDisk};
@@ -20,6 +21,8 @@ pub enum Operation {
     Revive(ReviveRun),
     /// A single action on request.
     Action(ActionRun),
+    /// A VM being made.
+    Provision(Box<ProvisionRun>),
 }
 
 impl Operation {
@@ -32,6 +35,7 @@ impl Operation {
             Self::Ending(_) => "ending",
             Self::Revive(_) => "revive",
             Self::Action(run) => run.action.name(),
+            Self::Provision(_) => "provision",
         }
     }
 }
@@ -282,4 +286,92 @@ pub struct ActionRun {
     pub by: String,
     /// The effect waited for.
     pub key: EffectKey,
+}
+
+/// A VM being made.
+///
+/// ```text
+/// Checking ─► Making(part)… ─► Awaiting(server) ─► Introducing ─► delivered
+///    │ refused     │ refused, or too late │
+///    ▼             ▼                      ▼
+///  denied      TakingBack ─► failed     TakingBack ─► failed
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProvisionRun {
+    /// Who asked.
+    pub by: String,
+    /// Whom it will belong to; nobody if an operator asks for no one.
+    pub owner: Option<UserId>,
+    /// Where whoever asked waits for word.
+    pub reply: Option<ReplyTo>,
+    /// What is to be made.
+    pub plan: ServerPlan,
+    /// The user data, not encoded; none if empty.
+    pub user_data: String,
+    /// What is not ready by then is taken back.
+    pub until: Timestamp,
+    /// Who wants it no more.
+    pub cancelled: Option<String>,
+    /// The new VM's addresses as far as they are known, a public one first.
+    pub addresses: Vec<String>,
+    /// Where it is.
+    pub step: ProvisionStep,
+}
+
+/// Where a VM that is being made is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProvisionStep {
+    /// The cloud is asked whether it has what the plan names.
+    Checking(EffectKey),
+    /// This part is being made; those before it are.
+    Making {
+        /// Which.
+        part: Part,
+        /// The effect waited for.
+        key: EffectKey,
+    },
+    /// The server runs, and is to be seen ready.
+    Awaiting {
+        /// The new VM.
+        new_vm: VmId,
+        /// The effect waited for.
+        key: EffectKey,
+    },
+    /// The new VM's supervisor is being told.
+    Introducing {
+        /// The new VM.
+        new_vm: VmId,
+        /// The effect waited for.
+        key: EffectKey,
+    },
+    /// What was made is being removed.
+    TakingBack {
+        /// Why.
+        reason: String,
+        /// The effect waited for.
+        key: EffectKey,
+    },
+}
+
+impl ProvisionStep {
+    /// The effect that it waits for.
+    #[must_use]
+    pub const fn key(&self) -> EffectKey {
+        match self {
+            Self::Checking(key)
+            | Self::Making { key, .. }
+            | Self::Awaiting { key, .. }
+            | Self::Introducing { key, .. }
+            | Self::TakingBack { key, .. } => *key,
+        }
+    }
+}
+
+/// Where an answer goes on the bus.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplyTo {
+    /// The queue, at most 255 bytes.
+    pub queue: String,
+    /// What the answer is told by, at most 255 bytes.
+    pub correlation: Option<String>,
 }

@@ -8,7 +8,7 @@ use crate::effect::{Effect, EffectKey, Outcome, PendingEffect};
 use crate::input::{Ignored, Verdict};
 use crate::operation::{EndingRun, EndingStep, Operation, RepairRun, RepairStage, ReviveStep};
 use crate::record::BackupState;
-use crate::{action, backup, ending, repair, revive};
+use crate::{action, backup, ending, provision, repair, revive};
 
 /// After so many failures, within about five minutes, the operators are told that a notice does not get through: over every
 /// channel, so over those that work.
@@ -32,6 +32,7 @@ pub(crate) fn effect_done(d: &mut Draft, key: EffectKey, outcome: Outcome) -> Ve
         Some(Operation::Revive(run)) if revive_waits_for(&run.step) == key => {
             revive::effect_done(d, run, key, outcome);
         }
+        Some(Operation::Provision(run)) if run.step.key() == key => provision::effect_done(d, run, key, outcome),
         Some(Operation::Action(run)) if run.key == key => action::effect_done(d, run, key, outcome),
         other => {
             d.rec.operation = other;
@@ -74,13 +75,14 @@ pub(crate) fn waited_for(operation: &Operation) -> Option<EffectKey> {
         Operation::Ending(run) => ending_waits_for(run),
         Operation::Revive(run) => Some(revive_waits_for(&run.step)),
         Operation::Action(run) => Some(run.key),
+        Operation::Provision(run) => Some(run.step.key()),
     }
 }
 
 /// An effect that nothing waits for: a notice, the removal of a snapshot or a backup.
 fn background_done(d: &mut Draft, key: EffectKey, outcome: Outcome) {
     let effect = d.pending(key).map(|pending| pending.effect.clone());
-    let is_notice = matches!(effect, Some(Effect::Notify { .. }));
+    let is_notice = matches!(effect, Some(Effect::Notify { .. } | Effect::Report { .. }));
     match outcome {
         Outcome::Done(_) => {
             d.forget(key);
@@ -95,14 +97,14 @@ fn background_done(d: &mut Draft, key: EffectKey, outcome: Outcome) {
         Outcome::NotApplied { .. } if is_notice => d.forget(key),
         Outcome::NotApplied { reason } | Outcome::Retryable { reason } | Outcome::Unknown { reason } => {
             let failures = d.put_off(key);
-            if let Some(Effect::Notify { notice, .. }) = effect {
-                if failures >= TELL_OTHERS_AFTER {
-                    let name = notice.name();
-                    d.alert(Alert::NoticeUndelivered, format!("a notice ({name}) does not get through: {reason}"));
-                }
-                if failures >= MAX_NOTICE_TRIES {
-                    d.forget(key);
-                }
+            if let Some(Effect::Notify { notice, .. }) = effect
+                && failures >= TELL_OTHERS_AFTER
+            {
+                let name = notice.name();
+                d.alert(Alert::NoticeUndelivered, format!("a notice ({name}) does not get through: {reason}"));
+            }
+            if is_notice && failures >= MAX_NOTICE_TRIES {
+                d.forget(key);
             }
         }
     }

@@ -193,6 +193,9 @@ pub struct BackupPolicy {
     pub keep_manual: u32,
     /// How long a final backup is kept. Default `90d`.
     pub keep_final: Span,
+    /// How long after it was verified a backup is read back again, and again so long after that; `0s` never, the default:
+    /// reading costs as much traffic with the vault as storing did.
+    pub reverify: Span,
 }
 
 impl Default for BackupPolicy {
@@ -206,6 +209,7 @@ impl Default for BackupPolicy {
             monthly: 0,
             keep_manual: 5,
             keep_final: Span::from_days(90),
+            reverify: Span::ZERO,
         }
     }
 }

@@ -13,8 +13,8 @@ use crate::effect::{Inventory, PendingEffect};
 use crate::operation::{EndPlan, Operation};
 use crate::policy::{NamedPolicy, ProbeKind};
 
-/// The format of a stored record; see [`reeve_protocol::codec`].
-pub const RECORD_FORMAT: u8 = 1;
+/// The newest format of a stored record; see [`crate::format`].
+pub const RECORD_FORMAT: u8 = 2;
 /// How many message ids a record remembers.
 pub const MAX_SEEN: usize = 64;
 /// How many answers to commands a record remembers.
@@ -115,7 +115,8 @@ pub struct HistoryEntry {
 /// ```text
 /// Unseen ─► Present ◄──► SoftDeleted
 ///   │          │             │
-///   └──────────┴─────────────┴──► Gone (tombstone; never left)
+///   ├──────────┴─────────────┴──► Gone (tombstone; never left)
+///   └─► Requested ─► Closed (a request for a VM; never one itself)
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Presence {
@@ -140,6 +141,29 @@ pub enum Presence {
         /// When it was seen to be gone, by the cloud's word where there is one.
         at: Timestamp,
     },
+    /// No VM, but a request for one.
+    Requested {
+        /// When it came.
+        since: Timestamp,
+    },
+    /// A request for a VM that is settled.
+    Closed {
+        /// When.
+        at: Timestamp,
+        /// The VM that was made, if one was.
+        vm: Option<VmId>,
+    },
+}
+
+impl Presence {
+    /// Whether this is no VM, but a request for one.
+    #[must_use]
+    pub const fn is_request(self) -> bool {
+        match self {
+            Self::Requested { .. } | Self::Closed { .. } => true,
+            Self::Unseen | Self::Present { .. } | Self::SoftDeleted { .. } | Self::Gone { .. } => false,
+        }
+    }
 }
 
 /// What the cloud last said of a VM: the newest payload, whatever the order of arrival.
@@ -392,6 +416,10 @@ pub struct BackupSchedule {
     pub failures: u32,
     /// A manual backup was asked for and has not begun.
     pub manual: bool,
+    /// When the run was due whose window was told to be missed.
+    pub missed: Option<Timestamp>,
+    /// Before this no backup is read back again.
+    pub reverify_at: Option<Timestamp>,
 }
 
 /// A backup that a record lists.

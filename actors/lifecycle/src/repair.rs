@@ -150,6 +150,8 @@ fn attempt(d: &mut Draft, mut run: RepairRun) {
 fn give_way(d: &mut Draft) {
     d.rec.operation = None;
     d.rec.repairs.last_ended = Some(d.now);
+    let reason = if d.rec.holds.is_empty() { "the VM is not meant to run" } else { "the VM is held" };
+    d.emit(EventKind::RepairAbandoned { reason: reason.into() });
 }
 
 fn exhausted(d: &mut Draft) {

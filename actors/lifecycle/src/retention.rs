@@ -15,6 +15,7 @@ use crate::effect::Effect;
 use crate::input::Reason;
 use crate::operation::Operation;
 use crate::record::{BackupEntry, BackupState, Hold, Presence, VmRecord};
+use crate::reverify;
 
 fn is_verified(entry: &BackupEntry) -> bool {
     matches!(entry.state, BackupState::Verified { .. })
@@ -97,11 +98,12 @@ fn kept(record: &VmRecord, now: Timestamp) -> BTreeSet<BackupId> {
 }
 
 /// The backup that the operation under way reads or relies on.
-const fn in_use(record: &VmRecord) -> Option<BackupId> {
+fn in_use(record: &VmRecord) -> Option<BackupId> {
     match &record.operation {
         Some(Operation::Revive(run)) => Some(run.backup),
         Some(Operation::Ending(run)) => run.backup,
-        Some(Operation::Backup(_) | Operation::Repair(_) | Operation::Action(_)) | None => None,
+        Some(Operation::Backup(run)) => reverify::read(run),
+        Some(Operation::Repair(_) | Operation::Action(_) | Operation::Provision(_)) | None => None,
     }
 }
 

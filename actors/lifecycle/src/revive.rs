@@ -38,6 +38,7 @@ pub(crate) fn begin(d: &mut Draft, by: &Requester, backup: Option<BackupId>, nam
     let (backup, _) = verified_entry(d, backup)?;
     let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| d.rec.facts.name.clone());
     let key = d.issue(Effect::Launch { backup, name });
+    d.emit(EventKind::VmReviveStarted { backup, by: by.to_string() });
     let run = ReviveRun { backup, by: by.to_string(), step: ReviveStep::Launching(key) };
     d.rec.operation = Some(Operation::Revive(run));
     Ok(Accepted { vm: d.rec.vm, message: "the VM is being revived".into(), ends_at: None, backup: Some(backup) })
@@ -51,6 +52,7 @@ pub(crate) fn effect_done(d: &mut Draft, mut run: ReviveRun, key: EffectKey, out
             if d.put_off(key) >= MAX_REFUSALS {
                 d.forget(key);
                 d.rec.operation = None;
+                d.emit(EventKind::VmReviveFailed { backup: run.backup, reason: reason.clone() });
                 d.alert(Alert::ReviveStuck, format!("the revival was refused and is given up: {reason}"));
                 return;
             }
@@ -81,7 +83,9 @@ pub(crate) fn effect_done(d: &mut Draft, mut run: ReviveRun, key: EffectKey, out
         }
         (ReviveStep::Launching(_), done) => {
             d.rec.operation = None;
-            d.alert(Alert::ReviveStuck, format!("the worker answered with {done:?}"));
+            let reason = format!("the worker answered with {done:?}");
+            d.emit(EventKind::VmReviveFailed { backup: run.backup, reason: reason.clone() });
+            d.alert(Alert::ReviveStuck, reason);
         }
     }
 }

@@ -14,7 +14,10 @@ use crate::effect::PendingEffect;
 use crate::input::{Ignored, Reason, Step, Verdict, VmInput};
 use crate::operation::{EndingStep, Operation};
 use crate::record::{MAX_OUTBOX, Presence, VmRecord};
-use crate::{backup_schedule, command, ending, health, lease, lease_commands, observe, outcome, repair, retention};
+use crate::{
+    backup_schedule, command, ending, health, lease, lease_commands, observe, outcome, provision, repair, retention,
+    reverify,
+};
 
 /// A tombstone is kept at least so long, so that late messages find it.
 pub const TOMBSTONE_FOR: Span = Span::from_days(7);
@@ -64,6 +67,7 @@ fn dispatch(d: &mut Draft, input: VmInput) -> Verdict {
             d.clear(Alert::SupervisionExhausted);
             Verdict::Accepted(None)
         }
+        VmInput::Asked { command, admission, reply } => provision::asked(d, command, admission, reply),
         VmInput::Tick => Verdict::Ignored(Ignored::Nothing),
     }
 }
@@ -107,14 +111,20 @@ fn policy_assigned(d: &mut Draft, policy: crate::policy::NamedPolicy, unknown: O
 
 /// Does everything that is due.
 fn settle(d: &mut Draft) {
+    provision::advance(d);
     d.reissue_due();
+    if d.rec.presence.is_request() {
+        // Nothing else is ever due: there is no VM.
+        return purge_if_due(d);
+    }
     lease::advance(d);
     health::refresh_pause(d);
     backup_schedule::refresh(d);
+    backup_schedule::tell_missed(d);
     match &d.rec.operation {
         Some(Operation::Ending(_)) => ending::advance(d),
         Some(Operation::Repair(_)) => repair::advance(d),
-        Some(Operation::Backup(_) | Operation::Revive(_) | Operation::Action(_)) | None => {}
+        Some(Operation::Backup(_) | Operation::Revive(_) | Operation::Action(_) | Operation::Provision(_)) | None => {}
     }
     if d.rec.operation.is_none() {
         begin_next(d);
@@ -122,6 +132,10 @@ fn settle(d: &mut Draft) {
     if matches!(d.rec.operation, None | Some(Operation::Ending(_))) || d.rec.is_gone() {
         retention_due(d);
     }
+    purge_if_due(d);
+}
+
+fn purge_if_due(d: &mut Draft) {
     if let Some(at) = purge_at(&d.rec)
         && at <= d.now
     {
@@ -135,12 +149,17 @@ fn retention_due(d: &mut Draft) {
     }
 }
 
-/// Begins what has been waiting for its turn: ending before repair before backup.
+/// Begins what has been waiting for its turn: ending before repair before backup before reading back.
 fn begin_next(d: &mut Draft) {
     if d.rec.is_gone() {
+        // Its backups are all that is left of it.
+        reverify::begin_if_due(d);
         return;
     }
-    let begun = ending::begin_if_wanted(d) || repair::begin_if_wanted(d) || backup_schedule::begin_if_due(d);
+    let begun = ending::begin_if_wanted(d)
+        || repair::begin_if_wanted(d)
+        || backup_schedule::begin_if_due(d)
+        || reverify::begin_if_due(d);
     if begun {
         health::refresh_pause(d);
     }
@@ -148,7 +167,7 @@ fn begin_next(d: &mut Draft) {
 
 /// When the tombstone may go: late messages have come by then, no backup is left, nothing waits.
 fn purge_at(record: &VmRecord) -> Option<Timestamp> {
-    let Presence::Gone { at } = record.presence else { return None };
+    let (Presence::Gone { at } | Presence::Closed { at, .. }) = record.presence else { return None };
     let idle = record.operation.is_none()
         && record.effects.is_empty()
         && record.outbox.is_empty()
@@ -196,6 +215,7 @@ pub fn next_deadline(record: &VmRecord) -> Option<(Timestamp, Reason)> {
         lease::deadline(record),
         repair::deadline(record),
         backup_schedule::deadline(record),
+        reverify::deadline(record),
         final_backup,
         retention,
         purge_at(record).map(|at| (at, Reason::Purge)),

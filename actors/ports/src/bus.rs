@@ -31,6 +31,9 @@ pub enum Queue {
     Shard(ShardId),
     /// A cloud's notifications.
     Intake(CloudName),
+    /// The events that rules of the configuration may act on, for whichever node takes them. Bounded: over that, events
+    /// are in the history alone.
+    Rules,
 }
 
 impl Queue {
@@ -41,6 +44,7 @@ impl Queue {
             Self::Requests => reeve_protocol::names::REQUESTS.to_owned(),
             Self::Shard(shard) => reeve_protocol::names::shard_queue(*shard),
             Self::Intake(cloud) => reeve_protocol::names::intake_queue(cloud),
+            Self::Rules => reeve_protocol::names::RULES.to_owned(),
         }
     }
 }

@@ -7,12 +7,16 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use reeve_lifecycle::effect::{Disk, Inventory};
 use reeve_protocol::observation::{Said, VmFacts};
+use reeve_protocol::provision::{Part, ServerPlan};
 use reeve_protocol::{BackupId, HostName, Timestamp, VmId};
 
 /// Metadata key on what Reeve makes: which operation made it.
 pub const OPERATION_KEY: &str = "reeve_operation";
 /// Metadata key on a revived VM: its ancestor.
 pub const REVIVED_FROM_KEY: &str = "reeve_revived_from";
+
+/// Metadata key on a provisioned or revived VM: the user whom it belongs to, though Reeve made it.
+pub const OWNER_KEY: &str = "reeve_owner";
 
 /// Why a call failed, by what it means for the next one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -89,6 +93,36 @@ pub struct LaunchSpec {
     pub addresses: usize,
     /// Its disks.
     pub disks: Vec<DiskSource>,
+}
+
+/// What is to be made for one operation.
+pub struct Blueprint {
+    /// The operation: all that is made carries a tag that is made of it.
+    pub operation: String,
+    /// What is wanted.
+    pub plan: ServerPlan,
+    /// Metadata of the server beside the plan's: [`OPERATION_KEY`] among it. It wins over the plan's.
+    pub metadata: BTreeMap<String, String>,
+    /// The user data, not encoded; none if empty.
+    pub user_data: String,
+}
+
+/// How a part of a blueprint is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PartState {
+    /// There is none.
+    Absent,
+    /// Being made.
+    Pending,
+    /// There.
+    Ready {
+        /// The cloud's id; of an address the address itself.
+        id: String,
+        /// Of a port its own addresses, of an address that address, of anything else none.
+        addresses: Vec<String>,
+    },
+    /// It could not be made; it may be there in part, and can be removed.
+    Failed(String),
 }
 
 /// How a compute host is.
@@ -182,11 +216,61 @@ pub trait Cloud: Send + Sync + 'static {
     /// background: look.
     async fn restore_in_place(&self, vm: VmId, operation: &str, disks: Vec<DiskSource>) -> Result<(), CloudError>;
 
+    /// Removes what was uploaded for a launch or a restore that is over, whoever uploaded it.
+    async fn drop_sources(&self, operation: &str) -> Result<(), CloudError> {
+        let _ = operation;
+        Ok(())
+    }
+
     /// The operation that last restored the VM in place, if any.
     async fn last_restore(&self, vm: VmId) -> Result<Option<String>, CloudError>;
 
+    /// Whether what the plan names is there, and limits that are told beforehand (quota) allow it; `Refused` says what
+    /// stands against it.
+    async fn check_plan(&self, plan: &ServerPlan) -> Result<(), CloudError> {
+        let _ = plan;
+        Err(cannot_provision())
+    }
+
+    /// How a part of a blueprint is, found by the operation's tag. Where an answer was lost there may be several: the
+    /// oldest counts, and the others are removed unless they are in use.
+    async fn find_part(&self, blueprint: &Blueprint, part: Part) -> Result<PartState, CloudError> {
+        let _ = (blueprint, part);
+        Err(cannot_provision())
+    }
+
+    /// Begins to make a part; the parts before it are ready. Done in the background: find it.
+    async fn make_part(&self, blueprint: &Blueprint, part: Part) -> Result<(), CloudError> {
+        let _ = (blueprint, part);
+        Err(cannot_provision())
+    }
+
+    /// Asks for the removal of everything that carries the operation's tag, servers first, and says whether nothing is
+    /// left. Called again until it is.
+    async fn remove_parts(&self, operation: &str) -> Result<bool, CloudError> {
+        let _ = operation;
+        Err(cannot_provision())
+    }
+
+    /// Removes what was made for a VM that is gone and does not go with it: its port and its security group. Says whether
+    /// nothing is left.
+    async fn remove_remains(&self, vm: VmId) -> Result<bool, CloudError> {
+        let _ = vm;
+        Ok(true)
+    }
+
+    /// What the VM has written to its console, as much as the cloud keeps.
+    async fn console(&self, vm: VmId) -> Result<String, CloudError> {
+        let _ = vm;
+        Err(CloudError::Refused("this cloud shows no consoles".to_owned()))
+    }
+
     /// How the hosts are.
     async fn hosts(&self) -> Result<Vec<HostHealth>, CloudError>;
+}
+
+fn cannot_provision() -> CloudError {
+    CloudError::Refused("this cloud makes no servers from plans".to_owned())
 }
 
 /// The name of the snapshot of a disk for a backup: the same decision always names the same snapshot.

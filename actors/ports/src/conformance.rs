@@ -5,5 +5,6 @@ pub mod cloud;
 pub mod coordination;
 pub mod notifier;
 pub mod probe;
+pub mod provision;
 pub mod store;
 pub mod vault;

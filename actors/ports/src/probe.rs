@@ -1,5 +1,6 @@
 //! A probe of a VM.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -31,4 +32,7 @@ pub trait GuestProbe: Send + Sync + 'static {
         freshness: Freshness,
         timeout: Duration,
     ) -> ProbeVerdict;
+
+    /// Whether an address takes TCP connections on a port, within `timeout`.
+    async fn connects(&self, address: IpAddr, port: u16, timeout: Duration) -> bool;
 }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use reeve_protocol::openstack::Family;
+use reeve_protocol::rule::Rule;
 use reeve_protocol::{CloudName, NodeId, Span};
+
+use crate::admission::ProvisionRules;
 
 /// A node.
 #[derive(Debug, Clone)]
@@ -71,8 +74,12 @@ impl Default for Timeouts {
 /// How much is done at once. An effect over its cap waits; the record keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caps {
-    /// Backup effects of this node. Default 8.
+    /// Backups of this node, from their inventory until they are read back. Default 8.
     pub backups: usize,
+    /// Of these, backups in one cloud, until all disks are stored. Default 4.
+    pub backups_per_cloud: usize,
+    /// Of these, backups on one host, until all snapshots are made. Default 2.
+    pub backups_per_host: usize,
     /// Hard reboots on one host: a host that comes back must not be hit by all its VMs at once. Default 1.
     pub repairs_per_host: usize,
     /// Hard reboots in one cloud. Default 16.
@@ -85,7 +92,15 @@ pub struct Caps {
 
 impl Default for Caps {
     fn default() -> Self {
-        Self { backups: 8, repairs_per_host: 1, repairs_per_cloud: 16, actions: 32, publishing: 64 }
+        Self {
+            backups: 8,
+            backups_per_cloud: 4,
+            backups_per_host: 2,
+            repairs_per_host: 1,
+            repairs_per_cloud: 16,
+            actions: 32,
+            publishing: 64,
+        }
     }
 }
 
@@ -134,6 +149,10 @@ pub struct RuntimeConfig {
     pub wakeups_per_second: u32,
     /// Which notifications are read of each cloud; both families of a cloud that is not named.
     pub notifications: BTreeMap<CloudName, Notifications>,
+    /// Who may ask for VMs, and for which.
+    pub provision: ProvisionRules,
+    /// What is done because of events. None by default.
+    pub rules: Vec<Rule>,
 }
 
 impl Default for RuntimeConfig {
@@ -151,6 +170,8 @@ impl Default for RuntimeConfig {
             quarantine: Duration::ZERO,
             wakeups_per_second: 500,
             notifications: BTreeMap::new(),
+            provision: ProvisionRules::default(),
+            rules: Vec::new(),
         }
     }
 }

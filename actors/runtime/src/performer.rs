@@ -1,21 +1,23 @@
 //! Runs effects: one task each on the multi-thread runtime, so that hashing and copying never hold up an arbiter.
 //!
 //! ```text
-//! start ─► turn (one task per effect) ─► cap (per node, per host, per cloud) ─► perform ─► answer
+//! start ─► turn (one task per effect) ─► pass of a backup, or caps (per host, per cloud, per node) ─► perform ─► answer
 //! ```
 //!
 //! An effect never runs twice at the same time: a task takes its turn at the effect's gate, and a task that was
 //! aborted holds its turn until it has really ended. It never changes a record; dropping the handle aborts the task.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use futures::future::BoxFuture;
 use reeve_lifecycle::{Effect, EffectKey, Outcome, PendingEffect, Worker};
-use reeve_protocol::{CloudName, HostName, VmId};
+use reeve_protocol::{CloudName, VmId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Caps;
+use crate::passes::{Burden, Hosts, Pass, Passes, Queue};
 use crate::perform::{EffectContext, Ports, perform};
 
 /// An effect and what performing it needs to know.
@@ -24,9 +26,18 @@ pub(crate) struct Job {
     pub(crate) pending: PendingEffect,
 }
 
+impl Job {
+    /// What it burdens as a step of a backup.
+    pub(crate) fn burden(&self) -> Option<Burden> {
+        // An ending without a backup looks what there is, too: it waits for no backup.
+        Burden::of(&self.pending.effect).filter(|_| self.context.is_of_a_backup)
+    }
+}
+
 /// Takes the outcome of an effect.
 pub(crate) trait TakeOutcome: Send + 'static {
-    fn take(&self, outcome: Outcome);
+    /// `pass` is what the next step of a backup goes on with.
+    fn take(&self, outcome: Outcome, pass: Option<Pass>);
 }
 
 /// A task that ends when this is dropped.
@@ -44,17 +55,20 @@ impl Drop for Task {
     }
 }
 
+/// How many bytes of the disk that is being stored are on their way, of each VM of which one is.
+type Moving = Mutex<BTreeMap<VmId, Weak<AtomicU64>>>;
+
 type Gates = Mutex<BTreeMap<(VmId, EffectKey), Weak<Semaphore>>>;
 
 /// Runs effects.
 pub(crate) struct Performer {
     ports: Arc<Ports>,
-    caps: Caps,
     gates: Arc<Gates>,
-    backups: Arc<Semaphore>,
+    passes: Passes,
+    moving: Moving,
     actions: Arc<Semaphore>,
-    clouds: BTreeMap<CloudName, Arc<Semaphore>>,
-    hosts: Mutex<BTreeMap<(CloudName, HostName), Weak<Semaphore>>>,
+    repairs_in_clouds: BTreeMap<CloudName, Arc<Semaphore>>,
+    repairs_on_hosts: Hosts,
     tokio: tokio::runtime::Handle,
 }
 
@@ -62,60 +76,97 @@ impl Performer {
     pub(crate) fn new(ports: Ports, caps: Caps, tokio: tokio::runtime::Handle) -> Self {
         let repairs = || Arc::new(Semaphore::new(caps.repairs_per_cloud.max(1)));
         Self {
-            clouds: ports.cloud.keys().map(|cloud| (cloud.clone(), repairs())).collect(),
+            repairs_in_clouds: ports.cloud.keys().map(|cloud| (cloud.clone(), repairs())).collect(),
+            repairs_on_hosts: Hosts::new(caps.repairs_per_host),
+            passes: Passes::new(ports.cloud.keys(), &caps),
             ports: Arc::new(ports),
+            moving: Mutex::default(),
             gates: Arc::default(),
-            backups: Arc::new(Semaphore::new(caps.backups.max(1))),
             actions: Arc::new(Semaphore::new(caps.actions.max(1))),
-            hosts: Mutex::default(),
-            caps,
             tokio,
         }
     }
 
-    /// Begins an attempt. The outcome is handed over exactly once, unless the task is dropped before.
-    pub(crate) fn start(&self, job: Job, to: impl TakeOutcome) -> Task {
+    /// Begins an attempt, with the pass that the step before left. The outcome is handed over exactly once, unless the
+    /// task is dropped before.
+    pub(crate) fn start(&self, job: Job, kept: Option<Pass>, to: impl TakeOutcome) -> Task {
         let ports = Arc::clone(&self.ports);
         let gate = Gate::of(&self.gates, (job.context.vm, job.pending.key));
-        let caps = self.caps_of(&job);
+        let way = self.way_of(&job);
+        self.watch(&job);
         let running: BoxFuture<'static, ()> = Box::pin(async move {
             let answer = Answer { to: Some(to) };
             let _turn = gate.turn().await;
-            let mut permits: Vec<OwnedSemaphorePermit> = Vec::with_capacity(caps.len());
-            for cap in caps {
-                permits.push(cap.acquire_owned().await.expect("caps are never closed"));
-            }
+            let leave = way.go(kept).await;
             let outcome = perform(&ports, &job.context, &job.pending).await;
-            answer.give(outcome);
+            answer.give(outcome, leave.pass);
         });
         Task::new(&self.tokio.spawn(running))
     }
 
-    /// What an effect waits for, in an order that is the same for all, so that none waits for another in a circle.
-    fn caps_of(&self, job: &Job) -> Vec<Arc<Semaphore>> {
-        match (&job.pending.effect, job.pending.effect.worker()) {
-            (Effect::HardReboot, _) => {
-                let cloud = self.clouds.get(&job.context.cloud).cloned();
-                let host = job.context.host.clone().map(|host| self.host(&job.context.cloud, host));
-                host.into_iter().chain(cloud).collect()
-            }
-            // A retest only looks; it must not wait behind reboots.
-            (_, Worker::Repair) => Vec::new(),
-            (_, Worker::Backup) => vec![Arc::clone(&self.backups)],
-            (_, Worker::Action) => vec![Arc::clone(&self.actions)],
+    /// How many bytes of the VM's disk that is being stored are on their way, if one is.
+    pub(crate) fn moved(&self, vm: VmId) -> Option<u64> {
+        let moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        moving.get(&vm).and_then(Weak::upgrade).map(|moved| moved.load(Ordering::Relaxed))
+    }
+
+    fn watch(&self, job: &Job) {
+        if matches!(job.pending.effect, Effect::StoreDisk { .. }) {
+            let mut moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+            moving.retain(|_, moved| moved.strong_count() > 0);
+            moving.insert(job.context.vm, Arc::downgrade(&job.context.moved));
         }
     }
 
-    fn host(&self, cloud: &CloudName, host: HostName) -> Arc<Semaphore> {
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        hosts.retain(|_, semaphore| semaphore.strong_count() > 0);
-        let key = (cloud.clone(), host);
-        if let Some(semaphore) = hosts.get(&key).and_then(Weak::upgrade) {
-            return semaphore;
+    /// What an effect waits for, in an order that is the same for all, so that none waits for another in a circle.
+    fn way_of(&self, job: &Job) -> Way {
+        let (cloud, host) = (&job.context.cloud, job.context.host.as_ref());
+        if let Some(burden) = job.burden() {
+            return Way::Backup(self.passes.queue(burden, cloud, host));
         }
-        let semaphore = Arc::new(Semaphore::new(self.caps.repairs_per_host.max(1)));
-        hosts.insert(key, Arc::downgrade(&semaphore));
-        semaphore
+        Way::Caps(match (&job.pending.effect, job.pending.effect.worker()) {
+            (Effect::HardReboot, _) => {
+                let host = host.map(|host| self.repairs_on_hosts.of(cloud, host));
+                host.into_iter().chain(self.repairs_in_clouds.get(cloud).cloned()).collect()
+            }
+            // A retest only looks; it must not wait behind reboots.
+            (_, Worker::Repair) => Vec::new(),
+            // As much is moved as by a backup.
+            (Effect::RestoreInPlace { .. }, _) => vec![self.passes.node()],
+            // What a backup leaves to be removed goes without waiting for other backups, which may take hours.
+            (_, Worker::Backup | Worker::Action) => vec![Arc::clone(&self.actions)],
+        })
+    }
+}
+
+/// What is waited for before an effect is performed.
+enum Way {
+    /// A place for each of these.
+    Caps(Vec<Arc<Semaphore>>),
+    /// A backup's pass.
+    Backup(Queue),
+}
+
+/// What is kept while an effect is performed.
+struct Leave {
+    pass: Option<Pass>,
+    _caps: Vec<OwnedSemaphorePermit>,
+}
+
+impl Way {
+    async fn go(self, kept: Option<Pass>) -> Leave {
+        match self {
+            Self::Backup(queue) => Leave { pass: Some(queue.pass(kept).await), _caps: Vec::new() },
+            Self::Caps(caps) => {
+                // Not a step of a backup: the pass is of no use any more.
+                drop(kept);
+                let mut permits = Vec::with_capacity(caps.len());
+                for cap in caps {
+                    permits.push(cap.acquire_owned().await.expect("caps are never closed"));
+                }
+                Leave { pass: None, _caps: permits }
+            }
+        }
     }
 }
 
@@ -125,9 +176,9 @@ struct Answer<T: TakeOutcome> {
 }
 
 impl<T: TakeOutcome> Answer<T> {
-    fn give(mut self, outcome: Outcome) {
+    fn give(mut self, outcome: Outcome, pass: Option<Pass>) {
         if let Some(to) = self.to.take() {
-            to.take(outcome);
+            to.take(outcome, pass);
         }
     }
 }
@@ -138,7 +189,7 @@ impl<T: TakeOutcome> Drop for Answer<T> {
             if std::thread::panicking() {
                 tracing::error!("performing an effect panicked");
             }
-            to.take(Outcome::Unknown { reason: "performing was interrupted".to_owned() });
+            to.take(Outcome::Unknown { reason: "performing was interrupted".to_owned() }, None);
         }
     }
 }

@@ -1,16 +1,16 @@
 //! Records as administrators see them. The only place that translates.
 
 use reeve_lifecycle::VmRecord;
-use reeve_lifecycle::operation::Operation;
+use reeve_lifecycle::operation::{BackupRun, BackupStep, EndingStep, Operation};
 use reeve_lifecycle::record::{BackupEntry, BackupState, Health, Lease, LeasePhase, Presence};
 use reeve_protocol::admin::{BackupView, HistoryView, LeaseView, VmView};
 use reeve_protocol::event::LeaseEndReason;
 use reeve_protocol::observation::VmState;
 use reeve_protocol::{CloudName, Generation, NodeId, ShardId, VmId};
 
-/// A VM.
+/// A VM. `moved` is how many bytes of the disk that is being stored are on their way, if one is.
 #[must_use]
-pub fn vm(record: &VmRecord, shard: ShardId, node: &NodeId) -> VmView {
+pub fn vm(record: &VmRecord, shard: ShardId, node: &NodeId, moved: Option<u64>) -> VmView {
     VmView {
         id: record.vm,
         name: record.facts.name.clone(),
@@ -26,8 +26,8 @@ pub fn vm(record: &VmRecord, shard: ShardId, node: &NodeId) -> VmView {
         node: node.clone(),
         locked: record.facts.locked,
         lease: lease(record),
-        backups: backups(record),
-        operation: record.operation.as_ref().map(|operation| operation.name().to_owned()),
+        backups: backups(record, moved),
+        operation: record.operation.as_ref().map(|operation| under_way(operation, moved)),
         holds: record.holds.iter().map(|hold| hold.name().to_owned()).collect(),
         alerts: record.alerts.clone(),
         revived_from: record.revived_from,
@@ -87,10 +87,50 @@ pub const fn lease_state(lease: &Lease) -> &'static str {
     }
 }
 
-/// The backups of a VM, oldest first.
+/// The backups of a VM, oldest first; `moved` as in [`vm`].
 #[must_use]
-pub fn backups(record: &VmRecord) -> Vec<BackupView> {
-    record.backups.iter().map(|entry| backup(record.vm, entry)).collect()
+pub fn backups(record: &VmRecord, moved: Option<u64>) -> Vec<BackupView> {
+    let run = record.operation.as_ref().and_then(backup_run);
+    let so_far = run.map(|run| run.stored.iter().map(|disk| disk.bytes).sum::<u64>() + moved.unwrap_or(0));
+    record.backups.iter().map(|entry| backup(record.vm, entry, so_far)).collect()
+}
+
+/// The backup that an operation is, or is about.
+fn backup_run(operation: &Operation) -> Option<&BackupRun> {
+    match operation {
+        Operation::Backup(run) => Some(run),
+        Operation::Ending(run) => match &run.step {
+            EndingStep::BackUp(run) => Some(run),
+            EndingStep::Ready(_)
+            | EndingStep::Halt(_)
+            | EndingStep::BackUpAgain { .. }
+            | EndingStep::Inventory(_)
+            | EndingStep::DeleteServer(_)
+            | EndingStep::DeleteVolume { .. }
+            | EndingStep::ReleaseAddress { .. } => None,
+        },
+        Operation::Repair(_) | Operation::Revive(_) | Operation::Action(_) | Operation::Provision(_) => None,
+    }
+}
+
+/// The operation's name, and of a backup how far it is.
+fn under_way(operation: &Operation, moved: Option<u64>) -> String {
+    let name = operation.name();
+    backup_run(operation).map_or_else(|| name.to_owned(), |run| format!("{name}: {}", progress(run, moved)))
+}
+
+fn progress(run: &BackupRun, moved: Option<u64>) -> String {
+    let disks = run.inventory.volumes.len() + 1;
+    match run.step {
+        BackupStep::Inventory => "looking what there is".to_owned(),
+        BackupStep::Snapshot => format!("snapshot of disk {} of {disks}", run.snapshots.len() + 1),
+        BackupStep::Store => {
+            let bytes = moved.map_or_else(String::new, |moved| format!(", {moved} bytes so far"));
+            format!("storing disk {} of {disks}{bytes}", run.stored.len() + 1)
+        }
+        BackupStep::Seal => "sealing".to_owned(),
+        BackupStep::Verify { .. } => "reading back".to_owned(),
+    }
 }
 
 /// What happened to a VM, oldest first.
@@ -104,6 +144,9 @@ fn state(record: &VmRecord) -> &'static str {
         Presence::Gone { .. } => VmState::Deleted.as_nova(),
         Presence::SoftDeleted { .. } => VmState::SoftDeleted.as_nova(),
         Presence::Unseen | Presence::Present { .. } => record.facts.state.as_nova(),
+        Presence::Requested { .. } => "requested",
+        Presence::Closed { vm: Some(_), .. } => "delivered",
+        Presence::Closed { vm: None, .. } => "failed",
     }
 }
 
@@ -148,9 +191,9 @@ const fn end_reason(reason: LeaseEndReason) -> &'static str {
     }
 }
 
-fn backup(vm: VmId, entry: &BackupEntry) -> BackupView {
+fn backup(vm: VmId, entry: &BackupEntry, so_far: Option<u64>) -> BackupView {
     let (state, bytes, verified_at) = match entry.state {
-        BackupState::Running => ("running", None, None),
+        BackupState::Running => ("running", so_far, None),
         BackupState::Verified { bytes, at } => ("verified", Some(bytes), Some(at)),
         BackupState::Failed => ("failed", None, None),
         BackupState::Damaged => ("damaged", None, None),

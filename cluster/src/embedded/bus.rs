@@ -7,6 +7,8 @@
 //!                                    past the limit: dead letters
 //! ```
 //!
+//! An event that a rule may act on goes into the queue of the rules in the transaction that makes it history.
+//!
 //! Requests, the shards' commands, dead letters and the history are in the file, and publishing them returns after the
 //! commit. Notifications of a cloud in this process are in memory only. One bus per file.
 
@@ -15,8 +17,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use reeve_ports::bus::PastEvent;
 use reeve_ports::{Address, Bus, BusError, Clock, Consumer, DeadLetter, Message, Queue};
-use reeve_protocol::Timestamp;
 use reeve_protocol::event::CloudEvent;
+use reeve_protocol::{Timestamp, rule};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use uuid::Uuid;
 
@@ -71,6 +73,34 @@ impl EmbeddedBus {
         self.shared.live.subscribe()
     }
 
+    /// From now on events with these routing keys also go into [`Queue::Rules`]. Said once, before events are published.
+    pub fn route_to_rules(&self, topics: Vec<String>) {
+        if self.shared.rule_topics.set(topics).is_err() {
+            tracing::error!("what goes to the rules was said before; the first word holds");
+        }
+    }
+
+    /// Room for an event in the queue of the rules, if any rule may act on it.
+    fn room_for_rules(&self, key: &str, message: &Message) -> Option<(Room, Vec<u8>)> {
+        if !self.shared.rule_topics.get().is_some_and(|topics| rule::is_routed(topics, key)) {
+            return None;
+        }
+        let room = self.shared.reserve(&Queue::Rules.name(), message);
+        let encoded = ledger::encode_message(message);
+        match (room, encoded) {
+            (Ok(room), Ok(bytes)) => Some((room, bytes)),
+            // The rules must not keep events from being published.
+            (Err(error), _) => {
+                tracing::warn!(%error, id = message.message_id.as_deref(), "no rule acts on an event");
+                None
+            }
+            (_, Err(error)) => {
+                tracing::warn!(%error, id = message.message_id.as_deref(), "no rule acts on an event");
+                None
+            }
+        }
+    }
+
     /// A new address for replies.
     #[must_use]
     pub fn reply_queue(&self) -> ReplyQueue {
@@ -107,7 +137,7 @@ impl EmbeddedBus {
         settled(answered).await
     }
 
-    async fn publish_event(&self, message: Message) -> Result<(), BusError> {
+    async fn publish_event(&self, key: &str, message: Message) -> Result<(), BusError> {
         let most = self.shared.limits.message_bytes;
         if message.body.len() > most {
             return Err(BusError::Refused(format!(
@@ -120,9 +150,22 @@ impl EmbeddedBus {
         let (live, most) = (self.shared.live.clone(), self.shared.limits.history_events);
         let (answer, answered) = oneshot::channel();
         let stored = event.clone();
+        let (room, bytes) = self.room_for_rules(key, &message).unzip();
+        let body = message.body.clone();
         let store = self.shared.db.write_then(
-            move |tables| ledger::put_event(tables, &stored, &message.body, most),
-            move |position| {
+            // One transaction: an event that is published is one that the rules see, and the same event again is not.
+            move |tables| match (ledger::put_event(tables, &stored, &body, most)?, bytes) {
+                (Some(position), Some(bytes)) => {
+                    let number = ledger::put_message(tables, &Queue::Rules.name(), &bytes)?;
+                    Ok((Some(position), Some(number)))
+                }
+                (position, _) => Ok((position, None)),
+            },
+            move |stored| {
+                if let (Ok((_, Some(number))), Some(room)) = (&stored, room) {
+                    room.fill(Some(*number), message);
+                }
+                let position = stored.map(|(position, _)| position);
                 if let Ok(Some(position)) = position {
                     // Nobody may be watching.
                     let _ = live.send(PastEvent { position, event });
@@ -177,8 +220,8 @@ impl Bus for EmbeddedBus {
             Address::Requests => self.publish_to(&Queue::Requests, message).await,
             Address::Shard(shard) => self.publish_to(&Queue::Shard(*shard), message).await,
             Address::Intake(cloud) => self.publish_to(&Queue::Intake(cloud.clone()), message).await,
-            // The routing key is for subscribers of a broker; here the history has everything.
-            Address::Events(_) => self.publish_event(message).await,
+            // The routing key is for the rules, and for subscribers of a broker; here the history has everything.
+            Address::Events(key) => self.publish_event(key, message).await,
             Address::Reply(address) => {
                 self.reply(address, message);
                 Ok(())

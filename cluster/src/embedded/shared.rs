@@ -4,7 +4,7 @@
 //! queue's order is the file's, and a publisher that stops waiting changes nothing.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use reeve_ports::bus::PastEvent;
 use reeve_ports::{BusError, Clock, Message, Queue};
@@ -67,6 +67,8 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) limits: BusLimits,
     pub(super) live: broadcast::Sender<PastEvent>,
+    /// The routing keys of the events that go into the queue of the rules.
+    pub(super) rule_topics: OnceLock<Vec<String>>,
     state: Mutex<State>,
 }
 
@@ -143,7 +145,7 @@ impl Shared {
         limits: BusLimits,
         live: broadcast::Sender<PastEvent>,
     ) -> Self {
-        Self { db, clock, limits, live, state: Mutex::default() }
+        Self { db, clock, limits, live, rule_topics: OnceLock::new(), state: Mutex::default() }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -259,7 +261,7 @@ impl Shared {
     /// this process, and a scan finds what was lost with it.
     pub(super) fn is_durable(queue: &Queue) -> bool {
         match queue {
-            Queue::Requests | Queue::Shard(_) => true,
+            Queue::Requests | Queue::Shard(_) | Queue::Rules => true,
             Queue::Intake(_) => false,
         }
     }

@@ -110,6 +110,12 @@ impl EtcdCluster {
         self.shared.until(State::is_planned).await;
     }
 
+    /// Whether a plan was made that knows this node.
+    #[must_use]
+    pub fn is_planned(&self) -> bool {
+        self.shared.state.borrow().is_planned()
+    }
+
     /// Waits until this node leads and events about the cluster are to be published, oldest first. They stay until
     /// [`EtcdCluster::published`], so one may be published twice, with the same id.
     pub async fn next_events(&self) -> Vec<ClusterEvent> {

@@ -189,6 +189,8 @@ impl RabbitBus {
     fn check_queue(&self, queue: &Queue) -> Result<(), BusError> {
         match queue {
             Queue::Requests => Ok(()),
+            Queue::Rules if self.topology.has_rules() => Ok(()),
+            Queue::Rules => Err(BusError::Refused("the bus has no queue for rules".to_owned())),
             Queue::Shard(shard) if self.topology.has_shard(*shard) => Ok(()),
             Queue::Shard(shard) => Err(BusError::Refused(format!("there is no shard {shard}"))),
             Queue::Intake(cloud) if self.intakes.contains_key(cloud) => Ok(()),

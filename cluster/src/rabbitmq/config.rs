@@ -24,6 +24,9 @@ pub struct RabbitConfig {
     pub intakes: Vec<IntakeConfig>,
     /// The number of shards, each with a queue. Default 64.
     pub shards: u16,
+    /// The routing keys of the events that the rules of the configuration may act on, at most `lease.*` or `#` of a topic
+    /// exchange. None (the default): there is no queue for rules.
+    pub rule_topics: Vec<String>,
     /// How long the stream `reeve.audit` keeps events. Default 90 days. Read only when the stream is made.
     pub audit_retention: Duration,
     /// Redeliveries after which the broker itself gives a message up. It drops everything that the consumer holds, not
@@ -104,6 +107,7 @@ impl RabbitConfig {
             publish_timeout: Duration::from_secs(5),
             intakes: Vec::new(),
             shards: 64,
+            rule_topics: Vec::new(),
             audit_retention: Duration::from_secs(90 * 86_400),
             broker_delivery_limit: 1_000,
             poison_limit: 50,

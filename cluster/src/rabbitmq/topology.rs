@@ -1,7 +1,7 @@
 //! The exchanges and queues of the bus, declared durable. Declaring is idempotent, so every new connection does it.
 //!
-//! Every quorum queue states a delivery limit, because RabbitMQ 4 takes 20 where none is stated and then drops messages,
-//! and dead-letters with `at-least-once`, which needs `reject-publish`.
+//! Every quorum queue states a delivery limit, because RabbitMQ 4 takes 20 where none is stated and then drops messages. Those
+//! of work dead-letter with `at-least-once`, which needs `reject-publish`; that of the rules must never refuse.
 
 use std::time::Duration;
 
@@ -20,6 +20,12 @@ const NEVER: i64 = 1_000_000_000;
 /// Retention drops whole segments, so they are smaller than the default of 500 MB.
 const AUDIT_SEGMENT_BYTES: i64 = 50_000_000;
 
+/// The most events that wait for rules.
+const RULES_MOST: i64 = 100_000;
+
+/// After a week without a consumer the queue of the rules goes away.
+const RULES_UNUSED_MS: i64 = 7 * 24 * 3_600_000;
+
 const REPLY_NOT_FOUND: u16 = 404;
 const REPLY_PRECONDITION_FAILED: u16 = 406;
 
@@ -28,6 +34,7 @@ const REPLY_PRECONDITION_FAILED: u16 = 406;
 pub(crate) struct Topology {
     shards: u16,
     intakes: Vec<String>,
+    rule_topics: Vec<String>,
     delivery_limit: u32,
     audit_retention: Duration,
     /// Both connections come up at once; a queue declared by two at a time is work for nothing.
@@ -50,6 +57,7 @@ impl Topology {
         Self {
             shards: config.shards,
             intakes: config.intakes.iter().map(|intake| names::intake_queue(&intake.cloud)).collect(),
+            rule_topics: config.rule_topics.clone(),
             delivery_limit: config.broker_delivery_limit,
             audit_retention: config.audit_retention,
             turn: Mutex::new(()),
@@ -65,8 +73,13 @@ impl Topology {
     pub(crate) fn is_source(&self, queue: &str) -> bool {
         let shard = queue.strip_prefix("reeve.shard.").and_then(|number| number.parse().ok());
         queue == names::REQUESTS
+            || (queue == names::RULES && self.has_rules())
             || shard.is_some_and(|shard: u16| shard < self.shards)
             || self.intakes.iter().any(|intake| intake == queue)
+    }
+
+    pub(crate) fn has_rules(&self) -> bool {
+        !self.rule_topics.is_empty()
     }
 
     pub(crate) fn has_shard(&self, shard: ShardId) -> bool {
@@ -101,6 +114,13 @@ impl Topology {
         for intake in &self.intakes {
             queue(&channel, intake, self.work_arguments()).await?;
         }
+        if self.has_rules() {
+            queue(&channel, names::RULES, self.rules_arguments()).await?;
+            // A binding of a rule that is no more stays: its events come, and no rule acts on them.
+            for topic in &self.rule_topics {
+                bind(&channel, names::RULES, names::EVENTS, topic).await?;
+            }
+        }
         self.declare_audit(connection, channel).await
     }
 
@@ -126,6 +146,16 @@ impl Topology {
         arguments.insert(short("x-dead-letter-exchange"), text(names::DEAD));
         arguments.insert(short("x-dead-letter-strategy"), text("at-least-once"));
         arguments.insert(short("x-overflow"), text("reject-publish"));
+        arguments
+    }
+
+    /// Bounded by dropping the oldest: a queue that refused would keep events from being published. One that nobody
+    /// consumes any more, because the rules are gone, goes away.
+    fn rules_arguments(&self) -> FieldTable {
+        let mut arguments = quorum(i64::from(self.delivery_limit));
+        arguments.insert(short("x-max-length"), AMQPValue::LongLongInt(RULES_MOST));
+        arguments.insert(short("x-overflow"), text("drop-head"));
+        arguments.insert(short("x-expires"), AMQPValue::LongLongInt(RULES_UNUSED_MS));
         arguments
     }
 

@@ -25,6 +25,7 @@ mod cluster;
 mod notify;
 mod outages;
 mod parts;
+mod readiness;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,7 @@ use reeve_runtime::{Adapters, Node, NodeConfig, NodeHandle, Ports};
 use tokio::task::JoinSet;
 
 use crate::config::Config;
+use crate::http::Readiness;
 
 /// How long the broker may take to say goodbye.
 const BROKER_STOP: Duration = Duration::from_secs(1);
@@ -108,7 +110,7 @@ pub async fn start(
             (Ground::Cluster(cluster), footing)
         }
     };
-    let runtime = parts::runtime(config);
+    let runtime = parts::runtime(config)?;
     let ports = Ports {
         clock,
         cloud: clouds.cloud,
@@ -155,6 +157,16 @@ impl Running {
     #[must_use]
     pub fn service(&self) -> Arc<dyn AdminService> {
         Arc::new(self.node.clone())
+    }
+
+    /// What the node still lacks to be of use, for those who ask it over HTTP.
+    #[must_use]
+    pub fn readiness(&self) -> Arc<dyn Readiness> {
+        let cluster = match &self.ground {
+            Ground::Alone(_) => None,
+            Ground::Cluster(cluster) => Some(Arc::clone(cluster)),
+        };
+        Arc::new(readiness::OfNode::new(self.node.clone(), cluster, self.rabbit.clone()))
     }
 
     /// The bus.

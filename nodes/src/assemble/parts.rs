@@ -9,12 +9,12 @@ use reeve_cluster::rabbitmq::{Authority, BrokerUrl, IntakeConfig, RabbitBus, Rab
 use reeve_drivers::{OpenStackCloud, SimCloud};
 use reeve_ports::{Bus, Clock, Cloud, GuestProbe};
 use reeve_protocol::event::EventSource;
-use reeve_protocol::{CloudName, NodeId};
+use reeve_protocol::{CloudName, NodeId, rule};
 use reeve_runtime::{Notifications, RuntimeConfig};
 use tokio::task::JoinSet;
 
 use super::outages;
-use crate::config::{BusSection, CloudSection, Config, Driver, NotificationFormat};
+use crate::config::{BusSection, CloudSection, Config, ConfigError, Driver, NotificationFormat};
 use crate::intake::{QuietIntakes, feed};
 
 /// How Reeve names itself to clouds.
@@ -40,7 +40,9 @@ pub(super) async fn bus(
             Ok((Arc::new(QuietIntakes::new(inner, unheard(&config.cloud))), Some(rabbit)))
         }
         (None, Some(db)) => {
-            Ok((Arc::new(EmbeddedBus::open(db.clone(), Arc::clone(clock), BusLimits::default()).await?), None))
+            let embedded = EmbeddedBus::open(db.clone(), Arc::clone(clock), BusLimits::default()).await?;
+            embedded.route_to_rules(rule::topics(&config.rule));
+            Ok((Arc::new(embedded), None))
         }
         // The configuration is refused long before.
         (None, None) => anyhow::bail!("[cluster] needs [bus]"),
@@ -112,6 +114,7 @@ fn rabbit_config(config: &Config, section: &BusSection) -> anyhow::Result<Rabbit
         prefetch: section.prefetch,
         publish_timeout: section.publish_timeout.duration(),
         intakes: intakes.collect(),
+        rule_topics: rule::topics(&config.rule),
         ..defaults
     })
 }
@@ -122,8 +125,9 @@ fn unheard(clouds: &[CloudSection]) -> BTreeSet<CloudName> {
 }
 
 /// How the actors run.
-pub(super) fn runtime(config: &Config) -> RuntimeConfig {
+pub(super) fn runtime(config: &Config) -> anyhow::Result<RuntimeConfig> {
     let mut runtime = config.runtime.to_config();
+    runtime.provision = config.provision.to_rules().map_err(ConfigError::Invalid)?;
     if let Some(cluster) = &config.cluster {
         runtime.shards = cluster.shards;
     }
@@ -135,10 +139,11 @@ pub(super) fn runtime(config: &Config) -> RuntimeConfig {
         NotificationFormat::Legacy => Notifications::Legacy,
         NotificationFormat::Both => Notifications::Both,
     };
+    runtime.rules.clone_from(&config.rule);
     runtime.notifications = config
         .cloud
         .iter()
         .filter_map(|cloud| Some((cloud.name.clone(), reads(cloud.notifications.as_ref()?.format))))
         .collect();
-    runtime
+    Ok(runtime)
 }

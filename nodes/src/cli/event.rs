@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use reeve_ports::{Clock, SystemClock};
-use reeve_protocol::event::CloudEvent;
+use reeve_protocol::event::{Category, CloudEvent};
 use reeve_protocol::{Span, Timestamp};
 use serde_json::Value;
 
@@ -37,6 +37,9 @@ pub(super) struct TailArgs {
     /// Only about this: vm/ID, or a VM by its id, the start of it, or its name
     #[arg(long, value_name = "SUBJECT")]
     subject: Option<String>,
+    /// Only of this category: information, warning or exception
+    #[arg(long, value_name = "CATEGORY")]
+    category: Option<Category>,
     /// Go on until interrupted
     #[arg(long, short)]
     follow: bool,
@@ -72,6 +75,9 @@ pub(super) async fn run(session: &Session, output: Output, command: EventCommand
         let mut text = String::new();
         for (position, event) in &batch {
             after = Some(*position);
+            if args.category.is_some_and(|category| category != event.category) {
+                continue;
+            }
             text.push_str(&line(event, output)?);
         }
         output.text(&text)?;
@@ -107,16 +113,25 @@ fn line(event: &CloudEvent, output: Output) -> Result<String, Failure> {
 
 fn for_people(event: &CloudEvent, color: Color) -> String {
     let kind = clean(event.kind.strip_prefix("reeve.").unwrap_or(&event.kind));
-    let tone = match kind.as_str() {
-        "alert.raised" | "backup.failed" | "health.down" | "supervision.exhausted" | "repair.exhausted" => Tone::Bad,
-        "lease.expiring" | "lease.expired" | "vm.terminating" | "health.degraded" | "backup.missed" => Tone::Notice,
-        "backup.verified" | "health.recovered" | "repair.succeeded" | "lease.extended" | "vm.revived" => Tone::Good,
-        _ => Tone::Plain,
+    let tone = match (event.category, kind.as_str()) {
+        (Category::Exception, _) => Tone::Bad,
+        (Category::Warning, _) => Tone::Notice,
+        (
+            Category::Information,
+            "backup.verified" | "health.recovered" | "repair.succeeded" | "lease.extended" | "vm.revived",
+        ) => Tone::Good,
+        (Category::Information, _) => Tone::Plain,
     };
     // Padded before it is coloured: escape sequences have no width.
     let kind = tone.paint(&format!("{kind:<26}"), color);
+    let category = match event.category {
+        Category::Information => Tone::Faint,
+        Category::Warning => Tone::Notice,
+        Category::Exception => Tone::Bad,
+    };
+    let category = category.paint(&format!("{:<11}", event.category.as_str()), color);
     let subject = Tone::Faint.paint(&clean(&event.subject), color);
-    let line = format!("{}  {kind}  {subject}  {}", when::absolute(event.time), data(&event.data));
+    let line = format!("{}  {category}  {kind}  {subject}  {}", when::absolute(event.time), data(&event.data));
     format!("{}\n", line.trim_end())
 }
 

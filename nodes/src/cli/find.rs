@@ -47,10 +47,13 @@ pub(super) async fn vm_id(session: &Session, text: &str) -> Result<VmId, Failure
     if let Ok(id) = text.parse() {
         return Ok(id);
     }
-    let (mut named, mut started) = (Vec::new(), Vec::new());
+    let (mut named, mut started, mut requests) = (Vec::new(), Vec::new(), Vec::new());
     let prefix = text.to_lowercase();
     each_vm(session, None, None, |vm| {
-        if vm.name == text {
+        if vm.name == text && matches!(vm.state.as_str(), "requested" | "delivered" | "failed") {
+            // A request for a VM has the VM's name.
+            requests.push(vm);
+        } else if vm.name == text {
             named.push(vm);
         } else if prefix.len() >= MIN_PREFIX && vm.id.to_string().starts_with(&prefix) {
             started.push(vm);
@@ -58,7 +61,7 @@ pub(super) async fn vm_id(session: &Session, text: &str) -> Result<VmId, Failure
         named.len() <= MAX_CANDIDATES
     })
     .await?;
-    let found = if named.is_empty() { started } else { named };
+    let found = [named, started, requests].into_iter().find(|found| !found.is_empty()).unwrap_or_default();
     match found.as_slice() {
         [one] => Ok(one.id),
         [] => {

@@ -45,6 +45,8 @@ pub(super) enum Until {
     Action(&'static str),
     /// The VM is destroyed.
     Terminated,
+    /// The VM that was asked for is there, or will not be.
+    Delivered,
 }
 
 /// How it went, for people.
@@ -64,22 +66,42 @@ impl Until {
             Self::Verified(backup) => match kind {
                 "backup.verified" if about(backup) => Some(Ok(format!("backup {} is verified", text("backup")))),
                 "backup.failed" if about(backup) => Some(Err(text("reason").to_owned())),
+                "backup.verify-failed" if about(backup) => Some(Err(text("reason").to_owned())),
                 _ => alert(&["backup_damaged"]),
             },
             Self::Restored if kind == "backup.restored" => Some(Ok(format!("restored from backup {}", text("backup")))),
+            Self::Restored if kind == "action.failed" && text("action") == "restore" => {
+                Some(Err(text("reason").to_owned()))
+            }
             Self::Restored => alert(&["action_stuck", "backup_damaged"]),
             Self::Deleted(backup) if kind == "backup.deleted" && about(Some(backup)) => Some(Ok("deleted".into())),
             Self::Deleted(_) => None,
             Self::Revived if kind == "vm.revived" => Some(Ok(format!("lives again as VM {}", text("new_vm")))),
+            Self::Revived if kind == "vm.revive-failed" => Some(Err(text("reason").to_owned())),
             Self::Revived => alert(&["revive_stuck", "backup_damaged"]),
             Self::Action(action) if kind == "action.done" && text("action") == action => {
                 Some(Ok(format!("{action} done")))
             }
+            Self::Action(action) if kind == "action.failed" && text("action") == action => {
+                Some(Err(text("reason").to_owned()))
+            }
             Self::Action(_) => alert(&["action_stuck"]),
             Self::Terminated if kind == "vm.terminated" => Some(Ok("destroyed, and seen to be gone".into())),
             Self::Terminated => alert(&["ending_stuck"]),
+            Self::Delivered => match kind {
+                "vm.delivered" => Some(Ok(delivered(&event.data))),
+                "vm.provision-failed" | "vm.provision-denied" => Some(Err(text("reason").to_owned())),
+                _ => None,
+            },
         }
     }
+}
+
+fn delivered(data: &serde_json::Value) -> String {
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let addresses: Vec<String> = data["addresses"].as_array().into_iter().flatten().map(text).collect();
+    let at = if addresses.is_empty() { String::new() } else { format!(" at {}", addresses.join(", ")) };
+    format!("VM {} is there{at}", text(&data["new_vm"]))
 }
 
 /// The past events after a position.
@@ -146,6 +168,7 @@ fn spinner(output: Output) -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use reeve_protocol::EventId;
+    use reeve_protocol::event::{About, Category};
     use serde_json::json;
 
     use super::*;
@@ -160,6 +183,8 @@ mod tests {
             time: Timestamp::EPOCH,
             sequence: 1,
             datacontenttype: "application/json".into(),
+            category: Category::default(),
+            about: About::default(),
             data,
         }
     }

@@ -14,6 +14,7 @@ mod actor;
 mod backup;
 mod cert;
 mod config;
+mod create;
 mod dead;
 mod decode;
 mod endpoint;

@@ -52,7 +52,12 @@ impl Session {
 
     /// Sends a command in the name of the local user.
     pub(super) async fn command(&self, vm: VmId, kind: CommandKind, key: &Key) -> Result<Accepted, Failure> {
-        let command = Command { id: key.message_id()?, vm, by: Requester::Operator(local_user()), kind };
+        self.command_as(key.message_id()?, vm, kind).await
+    }
+
+    /// The same, under this id.
+    pub(super) async fn command_as(&self, id: MessageId, vm: VmId, kind: CommandKind) -> Result<Accepted, Failure> {
+        let command = Command { id, vm, by: Requester::Operator(local_user()), kind };
         match self.ask(AdminRequest::Command(command)).await? {
             AdminReply::Accepted(accepted) => Ok(accepted),
             other => Err(unexpected(&other)),
@@ -69,7 +74,7 @@ pub(super) struct Key {
 }
 
 impl Key {
-    fn message_id(&self) -> Result<MessageId, Failure> {
+    pub(super) fn message_id(&self) -> Result<MessageId, Failure> {
         let text = self.idempotency_key.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
         MessageId::new(text).map_err(|error| Failure::new(Code::Usage, "--idempotency-key").because(error))
     }

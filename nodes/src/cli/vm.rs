@@ -5,8 +5,9 @@ use std::io::{BufRead, Write};
 use clap::{Args, Subcommand, ValueEnum};
 use reeve_protocol::admin::{AdminReply, AdminRequest, VmView};
 use reeve_protocol::command::{Accepted, BackupFirst, CommandKind, Switch};
-use reeve_protocol::{Timestamp, VmId};
+use reeve_protocol::{MessageId, Timestamp, VmId};
 
+use super::create::{self, CreateArgs};
 use super::fail::{Code, Failure};
 use super::find;
 use super::follow::{self, Until, Wait};
@@ -25,6 +26,8 @@ pub(super) enum VmCommand {
     List(ListArgs),
     /// Show one VM
     Show(Target),
+    /// Ask for a VM; what is not ready in time is taken back
+    Create(Box<CreateArgs>),
     /// Take a VM under care that the cloud knows
     Adopt(Act),
     /// Power on
@@ -149,6 +152,7 @@ pub(super) async fn run(session: &Session, output: Output, command: VmCommand) -
     match command {
         VmCommand::List(args) => list(session, output, args).await,
         VmCommand::Show(target) => show(session, output, &target).await,
+        VmCommand::Create(args) => create::run(session, output, *args).await,
         VmCommand::Adopt(args) => act(session, output, &args, CommandKind::VmAdopt, None).await,
         VmCommand::Start(args) => act(session, output, &args, CommandKind::VmStart, Some("start")).await,
         VmCommand::Stop(args) => act(session, output, &args, CommandKind::VmStop, Some("stop")).await,
@@ -175,9 +179,20 @@ pub(super) async fn send(
     key: &Key,
     wait: Option<(&Wait, Until)>,
 ) -> Result<(), Failure> {
+    send_as(session, output, (key.message_id()?, vm), kind, wait).await
+}
+
+/// The same, under this key.
+pub(super) async fn send_as(
+    session: &Session,
+    output: Output,
+    (id, vm): (MessageId, VmId),
+    kind: CommandKind,
+    wait: Option<(&Wait, Until)>,
+) -> Result<(), Failure> {
     // The node's clock is this machine's: what it says from now on is about this command or later ones.
     let since = now();
-    let accepted = session.command(vm, kind, key).await?;
+    let accepted = session.command_as(id, vm, kind).await?;
     print_accepted(output, &accepted)?;
     let Some((wait, until)) = wait.filter(|(wait, _)| wait.wait) else { return Ok(()) };
     // Which backup it is, only the answer says.

@@ -60,6 +60,16 @@ pub(super) fn wrong_certificates(path: &Path) -> Option<String> {
     certificates(path).err()
 }
 
+/// A certificate with its key, as a server shows it.
+///
+/// # Errors
+/// What is wrong with either file, or that they do not go together.
+pub(crate) fn certified(cert: &Path, key: &Path) -> Result<CertifiedKey, String> {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    CertifiedKey::from_der(certificates(cert)?, private_key(key)?, &provider)
+        .map_err(|error| format!("{} does not go with the certificate {}: {error}", key.display(), cert.display()))
+}
+
 /// What is wrong with a certificate and its key; the first is about the certificate, the second about the key.
 pub(super) fn wrong_pair(cert: &Path, key: &Path) -> [Option<String>; 2] {
     let (chain, key) = match (certificates(cert), private_key(key)) {

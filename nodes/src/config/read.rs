@@ -8,6 +8,7 @@ use std::path::Path;
 
 use reeve_drivers::SimConfig;
 use reeve_protocol::CloudName;
+use reeve_protocol::rule::Rule;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
@@ -24,7 +25,7 @@ const MAX_BYTES: usize = 1024 * 1024;
 const MAX_WRONG: usize = 64;
 
 /// Sections of INTERFACE that belong to later versions.
-const LATER_SECTIONS: [&str; 4] = ["http", "otlp", "auth", "host"];
+const LATER_SECTIONS: [&str; 3] = ["otlp", "auth", "host"];
 /// Channels of `[notify]` that belong to later versions.
 const LATER_CHANNELS: [&str; 2] = ["sms", "amqp"];
 /// Drivers that belong to later versions.
@@ -137,7 +138,7 @@ impl<'a> Reader<'a> {
 
     /// Reads every section; `None` if one of them cannot be read at all.
     fn sections(&self, root: Value, wrong: &mut Vec<Problem>) -> Option<Config> {
-        let RawConfig { node, cluster, bus, rpc, vault, notify, log, runtime, cloud, policy } =
+        let RawConfig { node, cluster, bus, rpc, http, vault, notify, provision, log, runtime, cloud, policy, rule } =
             self.typed("", root, wrong).unwrap_or_default();
         let tables: Option<Vec<Table>> =
             self.required("cloud", cloud.or_else(|| Some(Value::Array(Vec::new()))), wrong);
@@ -149,23 +150,37 @@ impl<'a> Reader<'a> {
         let cluster = self.optional("cluster", cluster, wrong);
         let bus = self.optional("bus", bus, wrong);
         let rpc = self.required("rpc", rpc, wrong);
+        let http = self.optional("http", http, wrong);
         let vault = self.required("vault", vault, wrong);
         let notify = self.optional("notify", notify, wrong);
+        let provision = self.required("provision", provision, wrong);
         let log = self.required("log", log, wrong);
         let runtime = self.required("runtime", runtime, wrong);
         let policy = self.required("policy", policy, wrong);
+        let rule = self.rules(rule, wrong);
         Some(Config {
             node: node?,
             cluster: cluster?,
             bus: bus?,
             rpc: rpc?,
+            http: http?,
             vault: vault?,
             notify: notify?,
+            provision: provision?,
             log: log?,
             runtime: runtime?,
             cloud: clouds?.into_iter().collect::<Option<_>>()?,
             policy: policy?,
+            rule: rule?,
         })
+    }
+
+    /// Each rule by itself, so that a complaint names its place.
+    fn rules(&self, value: Option<Value>, wrong: &mut Vec<Problem>) -> Option<Vec<Rule>> {
+        let tables: Vec<Value> = self.typed("rule", value.unwrap_or_else(|| Value::Array(Vec::new())), wrong)?;
+        let read = |(index, table)| self.typed(&format!("rule[{index}]"), table, wrong);
+        let rules: Vec<Option<Rule>> = tables.into_iter().enumerate().map(read).collect();
+        rules.into_iter().collect()
     }
 
     /// Takes out what this version does not have yet, and complains of it.
@@ -358,10 +373,13 @@ struct RawConfig {
     cluster: Option<Value>,
     bus: Option<Value>,
     rpc: Option<Value>,
+    http: Option<Value>,
     vault: Option<Value>,
     notify: Option<Value>,
+    provision: Option<Value>,
     log: Option<Value>,
     runtime: Option<Value>,
     cloud: Option<Value>,
     policy: Option<Value>,
+    rule: Option<Value>,
 }

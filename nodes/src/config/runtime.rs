@@ -52,8 +52,12 @@ pub struct TimeoutsSection {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CapsSection {
-    /// Backups of this node. Default 8.
+    /// Backups of this node, from their inventory until they are read back. Default 8.
     pub backups: usize,
+    /// Of these, backups in one cloud, until all disks are stored. Default 4.
+    pub backups_per_cloud: usize,
+    /// Of these, backups on one host, until all snapshots are made. Default 2.
+    pub backups_per_host: usize,
     /// Hard reboots on one host. Default 1.
     pub repairs_per_host: usize,
     /// Hard reboots in one cloud. Default 16.
@@ -132,8 +136,16 @@ impl From<Timeouts> for TimeoutsSection {
 
 impl From<Caps> for CapsSection {
     fn from(caps: Caps) -> Self {
-        let Caps { backups, repairs_per_host, repairs_per_cloud, actions, publishing } = caps;
-        Self { backups, repairs_per_host, repairs_per_cloud, actions, publishing }
+        let Caps {
+            backups,
+            backups_per_cloud,
+            backups_per_host,
+            repairs_per_host,
+            repairs_per_cloud,
+            actions,
+            publishing,
+        } = caps;
+        Self { backups, backups_per_cloud, backups_per_host, repairs_per_host, repairs_per_cloud, actions, publishing }
     }
 }
 
@@ -151,7 +163,15 @@ impl RuntimeSection {
         let TimeoutsSection { call, settle, snapshot, transfer, look_every } = &self.timeouts;
         let [call, settle, snapshot, transfer, look_every]: [Duration; 5] =
             [call, settle, snapshot, transfer, look_every].map(|span| span.duration());
-        let CapsSection { backups, repairs_per_host, repairs_per_cloud, actions, publishing } = self.caps;
+        let CapsSection {
+            backups,
+            backups_per_cloud,
+            backups_per_host,
+            repairs_per_host,
+            repairs_per_cloud,
+            actions,
+            publishing,
+        } = self.caps;
         let [step, doubt, stable] = [self.clock.step, self.clock.doubt, self.clock.stable].map(Span::duration);
         RuntimeConfig {
             arbiters: self.arbiters,
@@ -161,7 +181,15 @@ impl RuntimeSection {
             quarantine: self.quarantine.unwrap_or_default().duration(),
             wakeups_per_second: self.wakeups_per_second,
             timeouts: Timeouts { call, settle, snapshot, transfer, look_every },
-            caps: Caps { backups, repairs_per_host, repairs_per_cloud, actions, publishing },
+            caps: Caps {
+                backups,
+                backups_per_cloud,
+                backups_per_host,
+                repairs_per_host,
+                repairs_per_cloud,
+                actions,
+                publishing,
+            },
             clock: ClockLimits { step, doubt, stable },
             ..RuntimeConfig::default()
         }
@@ -183,6 +211,8 @@ impl RuntimeSection {
             ("timeouts.transfer", timeouts.transfer.is_zero(), some),
             ("timeouts.look_every", timeouts.look_every.is_zero(), some),
             ("caps.backups", caps.backups == 0, one),
+            ("caps.backups_per_cloud", caps.backups_per_cloud == 0, one),
+            ("caps.backups_per_host", caps.backups_per_host == 0, one),
             ("caps.repairs_per_host", caps.repairs_per_host == 0, one),
             ("caps.repairs_per_cloud", caps.repairs_per_cloud == 0, one),
             ("caps.actions", caps.actions == 0, one),

@@ -5,12 +5,15 @@ use std::path::PathBuf;
 
 use reeve_drivers::SimConfig;
 use reeve_lifecycle::policy::Policy;
+use reeve_protocol::rule::Rule;
 use reeve_protocol::{CloudName, NodeId, Span};
 use serde::{Deserialize, Serialize};
 
 use super::cluster::{ClusterSection, RpcSection};
+use super::http::HttpSection;
 use super::notify::NotifySection;
 use super::openstack::OpenStackSection;
+use super::provision::ProvisionSection;
 use super::runtime::RuntimeSection;
 use super::secret::Secret;
 use super::vault::VaultSection;
@@ -28,11 +31,16 @@ pub struct Config {
     pub bus: Option<BusSection>,
     /// `[rpc]`: where administrators are answered.
     pub rpc: RpcSection,
+    /// `[http]`: the pages that links lead to, and the questions of monitoring. Default: none, HTTP is not served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpSection>,
     /// `[vault]`: where backups are kept.
     pub vault: VaultSection,
     /// `[notify]`: how people are told. Default: by the log alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub notify: Option<NotifySection>,
+    /// `[provision]`: who may ask for VMs, and for which.
+    pub provision: ProvisionSection,
     /// `[log]`: what is logged, and how.
     pub log: LogSection,
     /// `[runtime]`: how the node works.
@@ -41,6 +49,9 @@ pub struct Config {
     pub cloud: Vec<CloudSection>,
     /// `[policy.NAME]`: what is wanted for classes of VMs. `default` rules where nothing else is said.
     pub policy: BTreeMap<String, Policy>,
+    /// `[[rule]]`: what is done because of events. Default none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rule: Vec<Rule>,
 }
 
 /// What a node without a cluster calls its cluster.

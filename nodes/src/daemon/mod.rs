@@ -1,11 +1,14 @@
 //! The life of a node's process, from its configuration to its exit.
 //!
 //! ```text
-//! log ─► umask, data folder ─► socket (one process only), RPC port ─► node (waits for etcd) ─► READY ─┬─► signal ─┐
-//!                                                                              watchdog, SIGHUP reads ─┘           │
-//!                                                                              the certificates again              ▼
-//! store closed ◄─ broker left ◄─ cluster left, RPC hung up ◄─ intake closed, shards handed over ◄───────────── STOPPING
+//! log ─► umask, data folder ─► socket (one process only), RPC and HTTP ports ─► node (waits for etcd) ─► READY ─┬─► signal ─┐
+//!                                                                                       watchdog, SIGHUP reads ─┘           │
+//!                                                                                       the certificates again              ▼
+//! store closed ◄─ broker left ◄─ cluster left, RPC and HTTP hung up ◄─ intake closed, shards handed over ◄────────────── STOPPING
 //! ```
+//!
+//! HTTP says from the start that the process lives, and from STOPPING on that the node is not ready; links work until the
+//! shards are handed over.
 //!
 //! Stopping takes at most 9 s, in a cluster 30 s: what is in flight is finished or parked in its record, and the next
 //! start or the next owner goes on with it. A second signal ends the process at once, which is as safe as a crash.
@@ -29,6 +32,7 @@ use tokio::task::JoinSet;
 
 use crate::assemble::{self, Running};
 use crate::config::Config;
+use crate::http::Edge;
 use crate::logging;
 
 /// The exit status of a process that did not stop in time or was told twice.
@@ -72,6 +76,7 @@ async fn serve(config: Config, after: AfterStart, clock: Arc<dyn Clock>) -> anyh
     let unix = UnixServer::bind(&config.rpc.socket)?;
     let tls = bind_tls(&config)?;
     let credentials = tls.as_ref().map(TlsServer::credentials);
+    let edge = Edge::open(&config, Arc::clone(&clock))?;
     let mut stop = Signals::new()?;
     let reload = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     let mut starting = JoinSet::new();
@@ -92,17 +97,30 @@ async fn serve(config: Config, after: AfterStart, clock: Arc<dyn Clock>) -> anyh
     if let Some(tls) = tls {
         servers.spawn(tls.serve(Arc::clone(&service), closed(hung_up)));
     }
+    if let Some(edge) = &edge {
+        edge.serves(Arc::clone(&service), running.readiness());
+    }
     let mut watchdog = JoinSet::new();
     watchdog.spawn(systemd::watchdog(Arc::clone(&clock), service));
-    let life = Life { config: &config, running: &running, clock: &clock, credentials: credentials.as_ref(), starting };
+    let certificates = Certificates { credentials: credentials.as_ref(), edge: edge.as_ref() };
+    let life = Life { config: &config, running: &running, clock: &clock, certificates, starting };
     let name = life.until_told(after, &mut stop, reload).await;
     tracing::info!(signal = name, "stopping");
     systemd::tell(&[NotifyState::Stopping]);
+    if let Some(edge) = &edge {
+        edge.stopping();
+    }
     let last_resort = LastResort::arm(stop, assemble::stops_within(&config));
     drop(watchdog);
     running.hand_over().await;
     drop(hang_up);
-    tokio::join!(running.close(), async { while servers.join_next().await.is_some() {} });
+    let all_hung_up = async {
+        if let Some(edge) = edge {
+            edge.close().await;
+        }
+        while servers.join_next().await.is_some() {}
+    };
+    tokio::join!(running.close(), all_hung_up);
     tracing::info!("stopped");
     last_resort.disarm();
     Ok(())
@@ -140,15 +158,31 @@ struct Life<'a> {
     config: &'a Config,
     running: &'a Running,
     clock: &'a Arc<dyn Clock>,
-    credentials: Option<&'a Credentials>,
+    certificates: Certificates<'a>,
     /// What goes on until the node is ready.
     starting: JoinSet<()>,
+}
+
+/// What is read again when the process is told to.
+#[derive(Clone, Copy)]
+struct Certificates<'a> {
+    credentials: Option<&'a Credentials>,
+    edge: Option<&'a Edge>,
+}
+
+impl Certificates<'_> {
+    async fn reload(self) {
+        systemd::reload(self.credentials).await;
+        if let Some(edge) = self.edge {
+            edge.reload();
+        }
+    }
 }
 
 impl Life<'_> {
     /// Says when the node is ready, reads certificates again when told to, until a signal asks for the end.
     async fn until_told(self, after: AfterStart, stop: &mut Signals, mut reload: Signal) -> &'static str {
-        let Self { config, running, clock, credentials, starting } = self;
+        let Self { config, running, clock, certificates, starting } = self;
         let mut early = Some((after, starting));
         loop {
             tokio::select! {
@@ -156,7 +190,8 @@ impl Life<'_> {
                 () = running.ready(), if early.is_some() => {
                     systemd::tell(&[NotifyState::Ready]);
                     let (socket, listen) = (config.rpc.socket.display(), config.rpc.listen);
-                    tracing::info!(node = %config.node.id, %socket, ?listen, "running");
+                    let http = config.http.as_ref().map(|http| http.listen);
+                    tracing::info!(node = %config.node.id, %socket, ?listen, ?http, "running");
                     let Some((after, _)) = early.take() else { continue };
                     say(&after.greeting);
                     if let Some((cloud, messages)) = after.replay {
@@ -168,7 +203,7 @@ impl Life<'_> {
                     if early.is_none() {
                         systemd::tell_reloading();
                     }
-                    systemd::reload(credentials).await;
+                    certificates.reload().await;
                     if early.is_none() {
                         systemd::tell(&[NotifyState::Ready]);
                     }

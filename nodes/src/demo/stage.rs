@@ -62,7 +62,7 @@ impl Stage {
         };
         let runtime = RuntimeConfig {
             reconcile_every: Span::from_secs(2),
-            caps: Caps { backups: 32, ..Caps::default() },
+            caps: Caps { backups: 32, backups_per_cloud: 32, backups_per_host: 32, ..Caps::default() },
             timeouts,
             ..RuntimeConfig::default()
         };

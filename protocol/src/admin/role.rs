@@ -99,7 +99,8 @@ const fn need(request: &AdminRequest) -> Need {
         AdminRequest::VmList { .. }
         | AdminRequest::VmShow(_)
         | AdminRequest::VmHistory(_)
-        | AdminRequest::BackupList(_) => Need::LookAtVm,
+        | AdminRequest::BackupList(_)
+        | AdminRequest::LeaseOffer(_) => Need::LookAtVm,
         AdminRequest::Command(_) => Need::CommandVm,
         AdminRequest::Events { .. }
         | AdminRequest::DeadList { .. }

@@ -5,13 +5,17 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{BackupFirst, Command, CommandKind, Refusal, RefusalCode, Requester, Switch};
+use super::{
+    BackupFirst, Command, CommandKind, MAX_NOTICE, NoticeTo, Refusal, RefusalCode, Requester, Switch, provision,
+};
 use crate::bounds::check_bounds;
 use crate::{BackupId, MessageId, ProjectId, Span, Timestamp, UserId, VmId};
 
 /// The most bytes that the body of a command may have.
 pub const MAX_COMMAND_BYTES: usize = 64 * 1024;
 
+/// The command that names no VM, because there is none yet.
+const PROVISION: &str = "vm.provision";
 /// The most delegates that a command may name.
 const MAX_DELEGATES: usize = 16;
 
@@ -119,6 +123,21 @@ impl Body {
         }
     }
 
+    fn notice_to(&mut self) -> Result<NoticeTo, CommandError> {
+        match self.text("to")?.as_deref() {
+            Some("owner") => Ok(NoticeTo::Owner),
+            Some("operators") => Ok(NoticeTo::Operators),
+            Some(_) | None => Err(wrong("to", "expected owner or operators")),
+        }
+    }
+
+    fn notice(&mut self) -> Result<String, CommandError> {
+        match self.text("text")? {
+            Some(text) if !text.is_empty() && text.chars().count() <= MAX_NOTICE => Ok(text),
+            Some(_) | None => Err(wrong("text", format!("expected 1 to {MAX_NOTICE} characters"))),
+        }
+    }
+
     fn delegates(&mut self) -> Result<Vec<UserId>, CommandError> {
         let key = "delegates";
         let Some(Value::Array(list)) = self.0.remove(key) else {
@@ -147,6 +166,11 @@ pub fn parse(kind: Option<&str>, message_id: Option<&str>, body: &[u8]) -> Resul
     check_bounds(body, MAX_COMMAND_BYTES).map_err(|error| CommandError::Body(error.to_string()))?;
     let fields = serde_json::from_slice(body).map_err(|error| CommandError::Body(error.to_string()))?;
     let mut body = Body(fields);
+    if name == PROVISION {
+        let by = body.requester()?;
+        let kind = CommandKind::VmProvision(Box::new(provision::request(body.0)?));
+        return Ok(Command { vm: VmId::of_request(&id), id, by, kind });
+    }
     let vm: VmId = body.parsed("vm")?.ok_or_else(|| wrong("vm", "is missing: which VM?"))?;
     let by = body.requester()?;
     let kind = command_kind(name, &mut body)?;
@@ -196,9 +220,10 @@ fn command_kind(name: &str, body: &mut Body) -> Result<CommandKind, CommandError
             cause: body.bounded("cause", 255)?.unwrap_or_default(),
         },
         "repair.run" => CommandKind::RepairRun,
+        "notice.send" => CommandKind::NoticeSend { to: body.notice_to()?, text: body.notice()? },
         "repair.suspend" => CommandKind::RepairSuspend(Switch::On),
         "repair.resume" => CommandKind::RepairSuspend(Switch::Off),
-        "vm.provision" | "repair.approve" => return Err(CommandError::Unsupported(name.to_owned())),
+        "repair.approve" => return Err(CommandError::Unsupported(name.to_owned())),
         _ if name.starts_with("account.") || name.starts_with("service.") => {
             return Err(CommandError::Unsupported(name.chars().take(64).collect()));
         }
@@ -236,7 +261,7 @@ mod tests {
         let say = |kind, id, body: &str| parse(kind, id, body.as_bytes()).unwrap_err().to_string();
         assert!(say(Some("lease.extend"), None, &body("")).contains("message_id"));
         assert!(say(Some("lease.grow"), Some("m"), &body("")).contains("lease.grow"));
-        assert!(say(Some("vm.provision"), Some("m"), &body("")).contains("not supported"));
+        assert!(say(Some("repair.approve"), Some("m"), &body("")).contains("not supported"));
         assert!(say(Some("lease.extend"), Some("m"), &body(r#","until":"7d""#)).contains("until"));
         assert!(say(Some("lease.extend"), Some("m"), &body(r#","for":"soon""#)).contains("soon"));
         assert!(say(Some("lease.extend"), Some("m"), &body(r#","if_ends_at":"soon""#)).contains("if_ends_at"));

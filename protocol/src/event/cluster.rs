@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{CloudEvent, EventId, EventSource, NodeId, Timestamp};
+use super::{About, Category, CloudEvent, EventId, EventSource, NodeId, Timestamp};
 use crate::ShardId;
 
 /// Something that happened to a node.
@@ -64,6 +64,16 @@ impl ClusterEvent {
         }
     }
 
+    /// How grave it is.
+    #[must_use]
+    pub const fn category(&self) -> Category {
+        match &self.kind {
+            ClusterEventKind::NodeJoined { .. } | ClusterEventKind::ShardMoved { .. } => Category::Information,
+            ClusterEventKind::NodeDraining => Category::Warning,
+            ClusterEventKind::NodeLost => Category::Exception,
+        }
+    }
+
     /// The event as the bus carries it.
     #[must_use]
     pub fn to_cloud_event(&self, source: &EventSource) -> CloudEvent {
@@ -76,6 +86,8 @@ impl ClusterEvent {
             time: self.at,
             sequence: self.sequence,
             datacontenttype: "application/json".into(),
+            category: self.category(),
+            about: About::default(),
             data: self.data(),
         }
     }
@@ -108,7 +120,7 @@ mod tests {
             json!({
                 "specversion": "1.0", "id": "node/n2/4", "source": "/reeve/blue/n1", "type": "reeve.shard.moved",
                 "subject": "node/n2", "time": "1970-01-01T00:00:00.000Z", "sequence": 4,
-                "datacontenttype": "application/json", "data": { "shard": 7, "from": "n1", "to": "n2" },
+                "datacontenttype": "application/json", "category": "information", "data": { "shard": 7, "from": "n1", "to": "n2" },
             })
         );
     }

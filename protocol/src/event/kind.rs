@@ -1,6 +1,6 @@
 //! The kinds of events and their data.
 
-use super::{BackupId, CloudName, Deserialize, HostName, ProjectId, Serialize, Span, Timestamp, VmId};
+use super::{BackupId, Category, CloudName, Deserialize, HostName, ProjectId, Serialize, Span, Timestamp, VmId};
 
 /// How a VM came under care.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +89,10 @@ pub enum Alert {
     BackupDamaged,
     /// A notice does not get through over one of the channels.
     NoticeUndelivered,
+    /// What was made for a VM that was asked for cannot be taken back.
+    TakeBackStuck,
+    /// A rule of the configuration, or a producer, says so.
+    Rule,
 }
 
 /// A child of a VM's supervisor.
@@ -290,7 +294,7 @@ pub enum EventKind {
         /// Which.
         backup: BackupId,
     },
-    /// A backup was due and could not be made in its window.
+    /// A backup was due and could not be made in its window: as records of format 1 hold it, which no one makes any more.
     BackupMissed {
         /// When it was due.
         due_at: Timestamp,
@@ -329,6 +333,93 @@ pub enum EventKind {
         /// When it ends.
         ends_at: Timestamp,
     },
+    /// A VM is asked for, and may be.
+    ProvisionRequested {
+        /// By whom.
+        by: String,
+        /// Under which name.
+        name: String,
+        /// In which cloud.
+        cloud: CloudName,
+    },
+    /// A VM that was asked for is refused; nothing was made.
+    ProvisionDenied {
+        /// By whom it was asked for.
+        by: String,
+        /// Why, and what would be possible.
+        reason: String,
+    },
+    /// A VM that was asked for could not be made; what was made of it is taken back.
+    ProvisionFailed {
+        /// Why.
+        reason: String,
+    },
+    /// The VM that was asked for runs and is ready.
+    Provisioned {
+        /// Its id.
+        new_vm: VmId,
+    },
+    /// It was handed over to whoever asked for it.
+    Delivered {
+        /// Its id.
+        new_vm: VmId,
+        /// Its addresses: a public one first.
+        addresses: Vec<String>,
+        /// The key pair that lets its owner in.
+        key: Option<String>,
+    },
+    /// A requested action began, also a restore.
+    ActionStarted {
+        /// Which: start, stop, reboot, suspend, resume, restore.
+        action: String,
+        /// Who asked for it.
+        by: String,
+    },
+    /// A requested action was given up, also a restore.
+    ActionFailed {
+        /// Which.
+        action: String,
+        /// Why.
+        reason: String,
+    },
+    /// A revival began.
+    VmReviveStarted {
+        /// From which backup.
+        backup: BackupId,
+        /// Who asked for it.
+        by: String,
+    },
+    /// A revival was given up.
+    VmReviveFailed {
+        /// From which backup.
+        backup: BackupId,
+        /// Why.
+        reason: String,
+    },
+    /// A backup is being read back again.
+    BackupVerifyStarted {
+        /// Which.
+        backup: BackupId,
+    },
+    /// A backup that was verified once could not be read back, or is damaged.
+    BackupVerifyFailed {
+        /// Which.
+        backup: BackupId,
+        /// Why.
+        reason: String,
+    },
+    /// A repair was given up without a verdict.
+    RepairAbandoned {
+        /// Why.
+        reason: String,
+    },
+    /// A backup was due and could not be made in its window.
+    BackupWindowMissed {
+        /// When it was due.
+        due_at: Timestamp,
+        /// What was in the way.
+        reason: String,
+    },
 }
 
 impl EventKind {
@@ -366,13 +457,82 @@ impl EventKind {
             Self::BackupVerified { .. } => "backup.verified",
             Self::BackupFailed { .. } => "backup.failed",
             Self::BackupDeleted { .. } => "backup.deleted",
-            Self::BackupMissed { .. } => "backup.missed",
+            Self::BackupMissed { .. } | Self::BackupWindowMissed { .. } => "backup.missed",
             Self::BackupRestored { .. } => "backup.restored",
             Self::AlertRaised { .. } => "alert.raised",
             Self::AlertCleared { .. } => "alert.cleared",
             Self::ActionDone { .. } => "action.done",
             Self::SupervisionExhausted { .. } => "supervision.exhausted",
             Self::LeaseCorrected { .. } => "lease.corrected",
+            Self::ProvisionRequested { .. } => "vm.provision-requested",
+            Self::ProvisionDenied { .. } => "vm.provision-denied",
+            Self::ProvisionFailed { .. } => "vm.provision-failed",
+            Self::Provisioned { .. } => "vm.provisioned",
+            Self::Delivered { .. } => "vm.delivered",
+            Self::ActionStarted { .. } => "action.started",
+            Self::ActionFailed { .. } => "action.failed",
+            Self::VmReviveStarted { .. } => "vm.revive-started",
+            Self::VmReviveFailed { .. } => "vm.revive-failed",
+            Self::BackupVerifyStarted { .. } => "backup.verify-started",
+            Self::BackupVerifyFailed { .. } => "backup.verify-failed",
+            Self::RepairAbandoned { .. } => "repair.abandoned",
+        }
+    }
+
+    /// How grave it is.
+    #[must_use]
+    pub const fn category(&self) -> Category {
+        match self {
+            Self::VmDiscovered { .. }
+            | Self::VmStateChanged { .. }
+            | Self::VmTerminated
+            | Self::VmRevived { .. }
+            | Self::LeaseCreated { .. }
+            | Self::LeaseExtended { .. }
+            | Self::LeaseEnded { .. }
+            | Self::LeaseReleased
+            | Self::LeaseEndCancelled { .. }
+            | Self::LeaseExempted { .. }
+            | Self::LeasePolicyChanged { .. }
+            | Self::HealthRecovered
+            | Self::RepairStepStarted { .. }
+            | Self::RepairStepFinished { .. }
+            | Self::RepairSucceeded { .. }
+            | Self::BackupStarted { .. }
+            | Self::BackupVerified { .. }
+            | Self::BackupDeleted { .. }
+            | Self::BackupRestored { .. }
+            | Self::AlertCleared { .. }
+            | Self::ActionDone { .. }
+            | Self::LeaseCorrected { .. }
+            | Self::ActionStarted { .. }
+            | Self::VmReviveStarted { .. }
+            | Self::BackupVerifyStarted { .. }
+            | Self::ProvisionRequested { .. }
+            | Self::Provisioned { .. }
+            | Self::Delivered { .. } => Category::Information,
+            Self::VmTerminating { .. }
+            | Self::VmVanished { .. }
+            | Self::LeaseExpiring { .. }
+            | Self::LeaseExpired { .. }
+            | Self::LeaseExtensionDenied { .. }
+            | Self::LeaseHeld { .. }
+            | Self::HealthDegraded { .. }
+            | Self::HealthMonitoringPaused { .. }
+            | Self::RepairStarted { .. }
+            | Self::BackupMissed { .. }
+            | Self::BackupWindowMissed { .. }
+            | Self::RepairAbandoned { .. }
+            | Self::ProvisionDenied { .. } => Category::Warning,
+            Self::HealthDown { .. }
+            | Self::RepairExhausted
+            | Self::BackupFailed { .. }
+            | Self::AlertRaised { .. }
+            | Self::SupervisionExhausted { .. }
+            | Self::ActionFailed { .. }
+            | Self::VmReviveFailed { .. }
+            | Self::BackupVerifyFailed { .. }
+            | Self::ProvisionFailed { .. } => Category::Exception,
         }
     }
 

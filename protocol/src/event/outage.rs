@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{CloudEvent, CloudName, EventId, EventSource, Timestamp};
+use super::{About, Category, CloudEvent, CloudName, EventId, EventSource, Timestamp};
 
 /// A service of a cloud does not answer a node, or answers again: `alert.raised` and `alert.cleared` about the cloud.
 ///
@@ -51,6 +51,8 @@ impl OutageEvent {
             time: *at,
             sequence: *sequence,
             datacontenttype: "application/json".into(),
+            category: if *is_over { Category::Information } else { Category::Exception },
+            about: About { cloud: Some(cloud.clone()), ..About::default() },
             data: json!({
                 "alert": "cloud_unreachable", "cloud": cloud, "service": service, "node": source.node, "since": since,
                 "message": message,
@@ -76,7 +78,7 @@ mod tests {
             json!({
                 "specversion": "1.0", "id": "cloud/prod/n1/compute/5000/alert.raised", "source": "/reeve/blue/n1",
                 "type": "reeve.alert.raised", "subject": "cloud/prod/n1", "time": "1970-01-01T00:00:05.000Z",
-                "sequence": 1, "datacontenttype": "application/json",
+                "sequence": 1, "datacontenttype": "application/json", "category": "exception", "cloud": "prod",
                 "data": { "alert": "cloud_unreachable", "cloud": "prod", "service": "compute", "node": "n1",
                     "since": "1970-01-01T00:00:05.000Z", "message": "compute of cloud prod does not answer" },
             })

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::{activate, footprint, poll, restart, step, timers};
+use crate::{activate, backup, footprint, poll, restart, step, timers};
 
 /// What runs in a process of its own.
 struct Part {
@@ -31,6 +31,7 @@ const PARTS: &[Part] = &[
     Part { name: poll::CHILD, run: poll::child },
     Part { name: poll::calls::CHILD, run: poll::calls::child },
     Part { name: restart::CHILD, run: restart::child },
+    Part { name: backup::CHILD, run: backup::child },
     Part { name: step::CHILD, run: step::child },
     Part { name: crate::activate_etcd::CHILD, run: crate::activate_etcd::child },
 ];
@@ -104,9 +105,23 @@ pub(crate) fn number(answer: &Value, name: &str) -> Result<f64> {
 
 /// Resident bytes of a process (`VmRSS`); `self` is this one.
 pub(crate) fn resident(process: &str) -> Result<u64> {
+    status(process, "VmRSS:")
+}
+
+/// The most resident bytes that a process has had (`VmHWM`); `self` is this one.
+pub(crate) fn peak(process: &str) -> Result<u64> {
+    status(process, "VmHWM:")
+}
+
+/// From now on the peak of this process is counted anew (proc(5), `clear_refs`).
+pub(crate) fn forget_peak() -> Result<()> {
+    std::fs::write("/proc/self/clear_refs", "5").context("the peak of the memory")
+}
+
+fn status(process: &str, name: &str) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).context("the status of the process")?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("there is no VmRSS")?;
-    let kib: u64 = line.split_whitespace().nth(1).context("VmRSS has no number")?.parse()?;
+    let line = status.lines().find(|line| line.starts_with(name)).with_context(|| format!("there is no {name}"))?;
+    let kib: u64 = line.split_whitespace().nth(1).with_context(|| format!("{name} has no number"))?.parse()?;
     Ok(kib * 1024)
 }
 

@@ -11,6 +11,7 @@
 //! | `poll` | probes a second of a core; calls of the cloud's API |
 //! | `restart` | children that panic and are restarted |
 //! | `rpc` | pipelined `vm show` over TLS; an echo over the same frames |
+//! | `backup` | an image of 4 GiB into the vault and verified, in memory and MiB/s; `curl \| sha256sum` of the same |
 //! | `takeover` | until every VM of a node that is killed is answered for again |
 //! | `step` | instructions of a decision, for the ten commonest inputs; those that were recorded |
 //!
@@ -19,6 +20,7 @@
 
 mod activate;
 mod activate_etcd;
+mod backup;
 mod broker;
 mod child;
 mod commit;
@@ -76,6 +78,7 @@ const BENCHMARKS: &[Benchmark] = &[
     Benchmark { name: "poll", run: poll::run },
     Benchmark { name: "restart", run: restart::run },
     Benchmark { name: "rpc", run: rpc::run },
+    Benchmark { name: "backup", run: backup::run },
     Benchmark { name: "takeover", run: takeover::run },
     Benchmark { name: "step", run: step::run },
 ];

@@ -220,6 +220,8 @@ def cinder():
             "default_volume_type": "__DEFAULT__",
             "quota_volumes": 100,
             "quota_snapshots": 100,
+            # Or an attached volume could not be made an image of: what the driver `openstack` asks of a cloud.
+            "enable_force_upload": True,
         },
         "files": {"volume_backend_name": "files", "volume_driver": "file_volumes.Driver"},
         "database": database("cinder"),

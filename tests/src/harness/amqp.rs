@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use lapin::options::{
     BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions,
-    QueueDeclareOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
 };
 
 use lapin::types::{AMQPValue, FieldTable, ShortString};
@@ -120,6 +120,33 @@ impl Peer {
         let options = QueueDeclareOptions::durable().passive();
         let queue = self.channel.queue_declare(short(queue)?, options, FieldTable::default()).await?;
         Ok(queue.message_count())
+    }
+
+    /// Waits until somebody takes the messages of a queue.
+    ///
+    /// # Errors
+    /// When the queue is not there, or nobody does within [`PATIENCE`].
+    pub async fn consumed(&self, queue: &str) -> Result<()> {
+        let trying = async {
+            loop {
+                let options = QueueDeclareOptions::durable().passive();
+                let declared = self.channel.queue_declare(short(queue)?, options, FieldTable::default()).await?;
+                if declared.consumer_count() > 0 {
+                    return Ok(());
+                }
+                sleep(POLL).await;
+            }
+        };
+        timeout(PATIENCE, trying).await.with_context(|| format!("nobody takes from {queue}"))?
+    }
+
+    /// Removes a queue with all that waits in it: what was sent to it is lost.
+    ///
+    /// # Errors
+    /// When the broker refuses.
+    pub async fn delete_queue(&self, queue: &str) -> Result<()> {
+        self.channel.queue_delete(short(queue)?, QueueDeleteOptions::default()).await?;
+        Ok(())
     }
 
     /// Takes a queue's messages from now on, each acknowledged as it comes.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! start ──► answers on its socket ──hold──► held (SIGSTOP) ──go_on──► answers
+//!                ├──kill──► down ──restart──► answers
 //!                └── dropped: killed with everything it started, the folder removed
 //! ```
 
@@ -54,18 +55,23 @@ impl Control {
         let config = folder.path().join("reeve.toml");
         let data = folder.path().join("data");
         std::fs::write(&config, format!("[node]\nid = \"control-1\"\ndata_dir = {data:?}\n{sections}"))?;
-        let mut command = Command::new(reeve_binary()?);
-        command.arg("control").arg("--config").arg(&config).current_dir(folder.path()).env_remove("NOTIFY_SOCKET");
-        // What the developer's shell sets for a node of its own must not leak into ours.
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("REEVE_")) {
-            command.env_remove(name);
-        }
-        let mut child = ChildGuard::spawn("reeve control", command, folder.path().join("reeve.log"))?;
-        match timeout(START_DEADLINE, answering(&mut child, &data.join("reeve.sock"))).await {
-            Ok(Ok(client)) => Ok(Self { child, client, folder }),
-            Ok(Err(error)) => Err(error.context(child.log_tail())),
-            Err(_) => bail!("reeve control does not answer after {START_DEADLINE:?}\n{}", child.log_tail()),
-        }
+        let (child, client) = launch(folder.path()).await?;
+        Ok(Self { child, client, folder })
+    }
+
+    /// Ends it with SIGKILL, as a crash would.
+    pub fn kill(&mut self) {
+        self.child.kill();
+    }
+
+    /// Starts it again on its data, killed first where it runs, and waits until it answers.
+    ///
+    /// # Errors
+    /// As [`Control::start`].
+    pub async fn restart(&mut self) -> Result<()> {
+        self.child.kill();
+        (self.child, self.client) = launch(self.folder.path()).await?;
+        Ok(())
     }
 
     /// The process: its id, its log, the ways to end it.
@@ -173,6 +179,22 @@ impl Control {
     fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.child.pid()).ok().and_then(Pid::from_raw).context("a process id")?;
         kill_process(pid, signal).context("cannot signal reeve control")
+    }
+}
+
+async fn launch(folder: &Path) -> Result<(ChildGuard, RpcClient)> {
+    let mut command = Command::new(reeve_binary()?);
+    command.arg("control").arg("--config").arg(folder.join("reeve.toml"));
+    command.current_dir(folder).env_remove("NOTIFY_SOCKET");
+    // What the developer's shell sets for a node of its own must not leak into ours.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("REEVE_")) {
+        command.env_remove(name);
+    }
+    let mut child = ChildGuard::spawn("reeve control", command, folder.join("reeve.log"))?;
+    match timeout(START_DEADLINE, answering(&mut child, &folder.join("data/reeve.sock"))).await {
+        Ok(Ok(client)) => Ok((child, client)),
+        Ok(Err(error)) => Err(error.context(child.log_tail())),
+        Err(_) => bail!("reeve control does not answer after {START_DEADLINE:?}\n{}", child.log_tail()),
     }
 }
 

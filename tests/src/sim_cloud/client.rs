@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use reeve_drivers::cloud::sim::AuditEntry;
+use reeve_drivers::cloud::sim::{AuditEntry, Made};
 use reeve_protocol::{HostName, VmId};
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
@@ -83,6 +83,14 @@ impl SimControl {
     /// When the cloud does not answer.
     pub async fn living_vms(&self) -> Result<Vec<SimVmView>> {
         self.all(false).await
+    }
+
+    /// Everything that exists and that an operation made.
+    ///
+    /// # Errors
+    /// When the cloud does not answer.
+    pub async fn made(&self) -> Result<Vec<Made>> {
+        self.get("/made").await
     }
 
     async fn all(&self, gone: bool) -> Result<Vec<SimVmView>> {

@@ -191,6 +191,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
     let sim = web::scope("/sim")
         .route("/counts", web::get().to(counts))
         .route("/audit", web::get().to(audit))
+        .route("/made", web::get().to(made))
         .route("/vms", web::get().to(vms))
         .route("/vms", web::post().to(boot))
         .route("/vms/{id}", web::get().to(vm))
@@ -245,6 +246,10 @@ async fn counts(shared: web::Data<Shared>) -> HttpResponse {
 async fn audit(shared: web::Data<Shared>, query: web::Query<AfterSeq>) -> HttpResponse {
     let limit = query.limit.unwrap_or(MAX_ANSWER).min(MAX_ANSWER);
     HttpResponse::Ok().json(shared.sim.audit_after(query.after, limit))
+}
+
+async fn made(shared: web::Data<Shared>) -> HttpResponse {
+    HttpResponse::Ok().json(shared.sim.made())
 }
 
 async fn vms(shared: web::Data<Shared>, query: web::Query<AfterVm>) -> HttpResponse {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures::StreamExt;
+use reeve_drivers::cloud::sim::catalog::IMAGE;
 use reeve_drivers::cloud::sim::{SnapshotView, as_caller};
 use reeve_ports::cloud::SnapshotState;
 use reeve_ports::{Cloud, CloudError};
@@ -31,6 +32,8 @@ pub(super) struct Uploads(Mutex<BTreeMap<String, Upload>>);
 
 struct Upload {
     name: String,
+    tags: Vec<String>,
+    format: String,
     content: Option<Bytes>,
 }
 
@@ -44,13 +47,20 @@ impl Uploads {
         self.all().get(id)?.content.clone()
     }
 
+    /// The formats that images were uploaded in, by their names.
+    pub(super) fn formats(&self) -> BTreeMap<String, String> {
+        self.all().values().map(|upload| (upload.name.clone(), upload.format.clone())).collect()
+    }
+
     fn image(&self, id: &str) -> Option<Value> {
         self.all().get(id).map(|upload| upload.image(id))
     }
 
-    fn named(&self, name: Option<&str>) -> Vec<Value> {
+    fn matching(&self, name: Option<&str>, tag: Option<&String>) -> Vec<Value> {
         let all = self.all();
-        let named = all.iter().filter(|(_, upload)| name.is_none_or(|name| upload.name == name));
+        let named = all.iter().filter(|(_, upload)| {
+            name.is_none_or(|name| upload.name == name) && tag.is_none_or(|tag| upload.tags.contains(tag))
+        });
         named.map(|(id, upload)| upload.image(id)).collect()
     }
 
@@ -72,13 +82,16 @@ impl Uploads {
 impl Upload {
     fn image(&self, id: &str) -> Value {
         let status = if self.content.is_some() { "active" } else { "queued" };
-        image(id, &self.name, status, self.content.as_ref().map(Bytes::len).map(|bytes| bytes as u64))
+        let size = self.content.as_ref().map(|content| content.len() as u64);
+        let mut image = image(id, &self.name, status, size, &self.format);
+        image["tags"] = json!(self.tags);
+        image
     }
 }
 
-fn image(id: &str, name: &str, status: &str, size: Option<u64>) -> Value {
-    json!({ "id": id, "name": name, "status": status, "size": size, "disk_format": "raw", "container_format": "bare",
-        "visibility": "private", "owner": PROJECT, "protected": false, "tags": [], "checksum": null })
+fn image(id: &str, name: &str, status: &str, size: Option<u64>, format: &str) -> Value {
+    json!({ "id": id, "name": name, "status": status, "size": size, "disk_format": format, "container_format": "bare",
+        "visibility": "private", "owner": PROJECT, "protected": false, "min_disk": 0, "min_ram": 0, "tags": [], "checksum": null })
 }
 
 fn of_snapshot(view: &SnapshotView) -> Value {
@@ -87,9 +100,14 @@ fn of_snapshot(view: &SnapshotView) -> Value {
         SnapshotState::Ready { bytes } => ("active", Some(*bytes)),
         SnapshotState::Failed(_) => ("killed", None),
     };
-    let mut image = image(&view.id, &view.name, status, size);
+    let mut image = image(&view.id, &view.name, status, size, "raw");
     image["instance_uuid"] = json!(view.vm);
     image
+}
+
+/// The one that plans name.
+fn the_image() -> Value {
+    image(IMAGE.0, IMAGE.1, "active", Some(0), "raw")
 }
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
@@ -106,6 +124,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 #[derive(Deserialize)]
 struct Filter {
     name: Option<String>,
+    tag: Option<String>,
     limit: Option<usize>,
     marker: Option<String>,
 }
@@ -122,12 +141,16 @@ async fn list(
 ) -> HttpResponse {
     let listed = as_caller(caller.0, async {
         let name = filter.name.as_deref();
-        let views = shared.sim.snapshot_views(name);
+        // Snapshots have no tags.
+        let views = if filter.tag.is_none() { shared.sim.snapshot_views(name) } else { Vec::new() };
         // The look is made once for the VM that it concerns, so that it is known of and may meet a fault.
         let vm = views.first().map(|view| view.vm);
         shared.sim.look_for_snapshots(vm, name.unwrap_or_default()).await?;
         let mut images: Vec<Value> = views.iter().map(of_snapshot).collect();
-        images.extend(shared.uploads.named(name));
+        images.extend(shared.uploads.matching(name, filter.tag.as_ref()));
+        if filter.tag.is_none() && name.is_none_or(|name| name == IMAGE.1) {
+            images.push(the_image());
+        }
         let more = paged(&mut images, filter.marker.as_deref(), filter.limit);
         let mut page = json!({ "images": images, "first": "/v2/images", "schema": "/v2/schemas/images" });
         if let Some(marker) = more {
@@ -152,6 +175,7 @@ pub(super) fn paged(things: &mut Vec<Value>, marker: Option<&str>, limit: Option
 async fn show(request: HttpRequest, _caller: Caller, shared: web::Data<Shared>, id: web::Path<String>) -> HttpResponse {
     let shown = match shared.uploads.image(&id) {
         Some(image) => Ok(image),
+        None if *id == IMAGE.0 => Ok(the_image()),
         None => find(&shared, &id).map(|view| of_snapshot(&view)),
     };
     reply::reply(&request, Dialect::Image, shown.map(ok))
@@ -164,12 +188,16 @@ async fn create(
     body: web::Json<Value>,
 ) -> HttpResponse {
     let id = Uuid::new_v4().to_string();
-    let made = match body["name"].as_str() {
-        None => Err(bad("name is expected")),
-        Some(name) => {
-            shared.uploads.all().insert(id.clone(), Upload { name: name.to_owned(), content: None });
-            Ok(HttpResponse::Created().json(image(&id, name, "queued", None)))
+    let made = match (body["name"].as_str(), body["disk_format"].as_str()) {
+        (Some(name), Some(format @ ("raw" | "qcow2"))) => {
+            let tags = body["tags"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
+            let (name, format) = (name.to_owned(), format.to_owned());
+            let upload = Upload { name, format, tags: tags.collect(), content: None };
+            let made = HttpResponse::Created().json(upload.image(&id));
+            shared.uploads.all().insert(id, upload);
+            Ok(made)
         }
+        _ => Err(bad("name and disk_format are expected")),
     };
     reply::reply(&request, Dialect::Image, made)
 }

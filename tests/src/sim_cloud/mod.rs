@@ -14,17 +14,19 @@
 //! What differs from a real OpenStack, so that nobody is surprised: a server that was launched with
 //! `reeve_revived_from` in its metadata belongs to the project and user of that ancestor; `os-reimage` and
 //! `os-volume_upload_image` work on attached volumes; the state of a guest that hangs or boots is told by the
-//! diagnostics as `crashed` or `pending`; uploaded images and ports that
-//! were made ahead live in memory.
+//! diagnostics as `crashed` or `pending`; uploaded images live in
+//! memory; there is one image, flavor, key pair and zone for plans ([`reeve_drivers::cloud::sim::catalog`]).
 
 mod auth;
 mod cinder;
 mod client;
 mod control;
+mod firewall;
 mod glance;
 mod listing;
 mod neutron;
 mod nova;
+mod offers;
 mod publisher;
 mod record;
 mod reply;

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use futures::StreamExt;
 use reeve_drivers::SimCloud;
 use reeve_drivers::cloud::RESTORED_BY_KEY;
-use reeve_drivers::cloud::sim::as_caller;
+use reeve_drivers::cloud::sim::catalog::{FLAVOR, IMAGE, KEY};
+use reeve_drivers::cloud::sim::{NewServer, as_caller};
 use reeve_lifecycle::effect::{Disk, ProbeVerdict};
 use reeve_lifecycle::policy::ProbeKind;
 use reeve_ports::cloud::{DiskSource, LaunchSpec, REVIVED_FROM_KEY};
@@ -19,6 +22,7 @@ use uuid::Uuid;
 
 use super::auth::{Caller, PROJECT};
 use super::listing;
+use super::offers;
 use super::record;
 use super::reply::{self, Dialect, ok};
 use super::server::Shared;
@@ -35,7 +39,8 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
         .route("/servers/{id}/os-instance-actions", web::get().to(actions))
         .route("/servers/{id}/os-instance-actions/{request}", web::get().to(one_action))
         .route("/servers/{id}/os-volume_attachments", web::get().to(attachments))
-        .route("/os-services", web::get().to(services));
+        .route("/os-services", web::get().to(services))
+        .configure(offers::routes);
     config.service(nova);
 }
 
@@ -84,6 +89,10 @@ async fn act(
     id: web::Path<String>,
     body: web::Json<Value>,
 ) -> HttpResponse {
+    if body.get("os-getConsoleOutput").is_some() {
+        let told = as_caller(caller.0, async { shared.sim.console(vm_id(&id)?).await }).await;
+        return reply::reply(&request, Dialect::Compute, told.map(|output| ok(json!({ "output": output }))));
+    }
     let acted = caller.changes(async move { acted(&shared, &id, &body).await }).await;
     let acted = acted.map(|body| match body {
         Some(body) => HttpResponse::Accepted().json(body),
@@ -152,9 +161,10 @@ async fn created(shared: &Shared, server: &Value) -> Result<VmId, CloudError> {
     };
     let Some(ancestor) = metadata.get(REVIVED_FROM_KEY) else {
         // As a user does, with what the simulated cloud gives: images and volumes are not looked at.
-        let fits = "a short printable name is an identifier";
-        let (project, user) = (ProjectId::new(PROJECT).expect(fits), UserId::new("sim-admin").expect(fits));
-        return shared.sim.boot_vm(&name, project, user, metadata);
+        if server["networks"][0]["port"].is_string() {
+            return planned(shared, server, metadata).await;
+        }
+        return shared.sim.boot_vm(&name, project(), user(), metadata);
     };
     let like = ancestor.parse().map_err(|_| bad("reeve_revived_from is no id"))?;
     let mut disks = vec![disk(shared, Disk::Root, &server["imageRef"])?];
@@ -166,9 +176,51 @@ async fn created(shared: &Shared, server: &Value) -> Result<VmId, CloudError> {
     let ports = server["networks"].as_array().into_iter().flatten().filter_map(|network| network["port"].as_str());
     let ports: Vec<VmId> = ports.map(vm_id).collect::<Result<_, _>>()?;
     let spec = LaunchSpec { name, metadata, like, addresses: 0, disks };
-    let vm = shared.sim.launch_on_ports(spec, ports.clone()).await?;
-    shared.ports.plug(&ports, vm);
-    Ok(vm)
+    shared.sim.launch_on_ports(spec, ports).await
+}
+
+fn project() -> ProjectId {
+    ProjectId::new(PROJECT).expect("a short printable name is an identifier")
+}
+
+fn user() -> UserId {
+    UserId::new("sim-admin").expect("a short printable name is an identifier")
+}
+
+/// A server on ports and volumes that were made for it.
+async fn planned(shared: &Shared, server: &Value, metadata: BTreeMap<String, String>) -> Result<VmId, CloudError> {
+    let texts = |key: &'static str, of: &'static str| {
+        let items = server[key].as_array().into_iter().flatten();
+        items.filter_map(move |item| item[of].as_str())
+    };
+    if server["flavorRef"] != FLAVOR.0 {
+        return Err(bad("Flavor could not be found."));
+    }
+    if server.get("key_name").is_some_and(|key| *key != KEY) {
+        return Err(bad("Invalid key_name provided."));
+    }
+    let image = server["imageRef"].as_str().unwrap_or_default();
+    if image != IMAGE.0 && shared.uploads.content(image).is_none() {
+        return Err(bad("Can not find requested image"));
+    }
+    let user_data = server["user_data"].as_str().unwrap_or_default();
+    if STANDARD.decode(user_data).is_err() {
+        return Err(bad("user_data is not base64"));
+    }
+    let volumes = server["block_device_mapping_v2"].as_array().into_iter().flatten();
+    let volumes = volumes.filter(|mapping| mapping["source_type"] == "volume");
+    shared
+        .sim
+        .create_server(NewServer {
+            name: server["name"].as_str().unwrap_or_default().to_owned(),
+            project: project(),
+            user: user(),
+            metadata,
+            image: image.to_owned(),
+            volumes: volumes.filter_map(|mapping| mapping["uuid"].as_str()).map(str::to_owned).collect(),
+            ports: texts("networks", "port").map(vm_id).collect::<Result<_, _>>()?,
+        })
+        .await
 }
 
 async fn diagnostics(

@@ -6,6 +6,7 @@ use actix_web::HttpRequest;
 use reeve_drivers::SimCloud;
 use reeve_drivers::cloud::openstack::operation_tag;
 use reeve_drivers::cloud::sim::ServerView;
+use reeve_drivers::cloud::sim::catalog::FLAVOR;
 use reeve_ports::cloud::OPERATION_KEY;
 use reeve_protocol::observation::{PowerState, VmState};
 use reeve_protocol::{HostName, ProjectId, Timestamp, UserId, VmId};
@@ -13,8 +14,6 @@ use serde::Serialize;
 use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
 
-/// The one flavor that there is.
-const FLAVOR: &str = "a22d5517-147c-4147-a0d1-e698df5cd4e3";
 /// The first version whose flavor has no id.
 const FLAVOR_EMBEDDED: u32 = 47;
 /// The first version that lists what little is known of servers in cells that are down.
@@ -125,11 +124,11 @@ enum Flavor {
 
 impl Flavor {
     const fn named() -> Self {
-        Self::Named { id: FLAVOR }
+        Self::Named { id: FLAVOR.0 }
     }
 
     const fn embedded() -> Self {
-        Self::Embedded { original_name: "sim.small", vcpus: 1, ram: 512, disk: 1, ephemeral: 0, swap: 0 }
+        Self::Embedded { original_name: FLAVOR.1, vcpus: 1, ram: 512, disk: 1, ephemeral: 0, swap: 0 }
     }
 }
 

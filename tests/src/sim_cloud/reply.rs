@@ -17,8 +17,10 @@ use super::server::{Line, Shared};
 /// How a service writes an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialect {
-    /// Nova and Cinder.
+    /// Nova.
     Compute,
+    /// Cinder.
+    Volume,
     /// Glance, to whoever accepts JSON.
     Image,
     Network,
@@ -34,12 +36,28 @@ pub(super) fn reply(request: &HttpRequest, dialect: Dialect, result: Result<Http
             HttpResponse::GatewayTimeout().finish()
         }
         Err(CloudError::NotFound(why)) => error(dialect, 404, &why),
-        Err(CloudError::Refused(why)) => error(dialect, leading_status(&why).unwrap_or(409), &why),
+        Err(CloudError::Refused(why)) => refused(dialect, &why),
         Err(CloudError::Unavailable(why)) => {
             let mut response = error(dialect, 503, &why);
             // One call fails, not the service: nobody has to wait.
             response.headers_mut().insert(HeaderName::from_static("retry-after"), HeaderValue::from_static("0"));
             response
+        }
+    }
+}
+
+/// Over quota is 403 in Nova, 413 in Cinder and 409 in Neutron.
+fn refused(dialect: Dialect, why: &str) -> HttpResponse {
+    let is_quota = why.contains("quota exceeded");
+    match dialect {
+        Dialect::Volume if is_quota => {
+            let mut response = error(dialect, 413, why);
+            response.headers_mut().insert(HeaderName::from_static("retry-after"), HeaderValue::from_static("0"));
+            response
+        }
+        Dialect::Network if is_quota => error(dialect, 409, why),
+        Dialect::Compute | Dialect::Volume | Dialect::Image | Dialect::Network | Dialect::Identity => {
+            error(dialect, leading_status(why).unwrap_or(409), why)
         }
     }
 }
@@ -54,7 +72,7 @@ pub(super) fn error(dialect: Dialect, status: u16, message: &str) -> HttpRespons
     let code = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let title = code.canonical_reason().unwrap_or_default();
     let body = match dialect {
-        Dialect::Compute => {
+        Dialect::Compute | Dialect::Volume => {
             let name = match status {
                 400 => "badRequest",
                 401 => "unauthorized",
@@ -69,7 +87,10 @@ pub(super) fn error(dialect: Dialect, status: u16, message: &str) -> HttpRespons
             json!({ name: { "code": status, "message": message } })
         }
         Dialect::Image => json!({ "message": message, "code": format!("{status} {title}"), "title": title }),
-        Dialect::Network => json!({ "NeutronError": { "type": title, "message": message, "detail": "" } }),
+        Dialect::Network => {
+            let kind = if message.contains("quota exceeded") { "OverQuota" } else { title };
+            json!({ "NeutronError": { "type": kind, "message": message, "detail": "" } })
+        }
         Dialect::Identity => json!({ "error": { "code": status, "title": title, "message": message } }),
     };
     HttpResponse::build(code).json(body)

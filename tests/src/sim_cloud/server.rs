@@ -1,6 +1,7 @@
 //! The process: options, start, stop, and every route.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,7 +23,6 @@ use tokio::task::JoinSet;
 use super::auth::Tokens;
 use super::control::HttpFaults;
 use super::glance::Uploads;
-use super::neutron::Ports;
 use super::publisher::{self, Published};
 use super::{auth, cinder, control, glance, neutron, nova, reply};
 
@@ -96,7 +96,6 @@ pub(super) struct Shared {
     pub(super) base: String,
     pub(super) tokens: Tokens,
     pub(super) uploads: Uploads,
-    pub(super) ports: Ports,
     pub(super) http_faults: HttpFaults,
     pub(super) published: Published,
     pub(super) microversions: Microversions,
@@ -146,7 +145,6 @@ impl SimCloudServer {
             clock,
             base,
             uploads: Uploads::default(),
-            ports: Ports::default(),
             http_faults: HttpFaults::default(),
             published,
             microversions: options.microversions.clone(),
@@ -195,6 +193,12 @@ impl SimCloudServer {
     #[must_use]
     pub fn auth(&self) -> OpenStackAuth {
         self.shared.tokens.login(self.auth_url())
+    }
+
+    /// The formats (Glance's `disk_format`) that images were uploaded in, by their names.
+    #[must_use]
+    pub fn image_formats(&self) -> BTreeMap<String, String> {
+        self.shared.uploads.formats()
     }
 
     /// How its user logs in with an application credential.

@@ -1,6 +1,7 @@
 //! The simulated cloud with the oracle in front: each call meets the fault that the plan has for it, and what destroys
 //! is looked at before it is passed on.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -13,9 +14,10 @@ use reeve_lifecycle::ProbeVerdict;
 use reeve_lifecycle::effect::{Disk, Effect, Inventory};
 use reeve_lifecycle::policy::ProbeKind;
 use reeve_ports::cloud::DiskSource;
-use reeve_ports::cloud::{CloudSnapshot, HostHealth, LaunchSpec, ListPage};
+use reeve_ports::cloud::{Blueprint, CloudSnapshot, HostHealth, LaunchSpec, ListPage, PartState};
 use reeve_ports::{Clock, Cloud, CloudError, Freshness, GuestProbe};
 use reeve_protocol::observation::{Said, VmFacts};
+use reeve_protocol::provision::{Part, ServerPlan};
 use reeve_protocol::{HostName, Timestamp, VmId};
 
 use super::clock::SimClock;
@@ -193,6 +195,36 @@ impl Cloud for WatchedCloud {
         self.sim.last_restore(vm).await
     }
 
+    async fn check_plan(&self, plan: &ServerPlan) -> Result<(), CloudError> {
+        self.meet(CallKind::CheckPlan);
+        self.sim.check_plan(plan).await
+    }
+
+    async fn find_part(&self, blueprint: &Blueprint, part: Part) -> Result<PartState, CloudError> {
+        self.meet(CallKind::FindPart);
+        self.sim.find_part(blueprint, part).await
+    }
+
+    async fn make_part(&self, blueprint: &Blueprint, part: Part) -> Result<(), CloudError> {
+        self.meet(CallKind::MakePart);
+        self.sim.make_part(blueprint, part).await
+    }
+
+    async fn remove_parts(&self, operation: &str) -> Result<bool, CloudError> {
+        self.meet(CallKind::RemoveParts);
+        self.sim.remove_parts(operation).await
+    }
+
+    async fn remove_remains(&self, vm: VmId) -> Result<bool, CloudError> {
+        self.meet(CallKind::RemoveRemains);
+        self.sim.remove_remains(vm).await
+    }
+
+    async fn console(&self, vm: VmId) -> Result<String, CloudError> {
+        self.meet(CallKind::Console);
+        self.sim.console(vm).await
+    }
+
     async fn hosts(&self) -> Result<Vec<HostHealth>, CloudError> {
         self.meet(CallKind::Hosts);
         self.sim.hosts().await
@@ -211,5 +243,9 @@ impl GuestProbe for WatchedCloud {
     ) -> ProbeVerdict {
         self.meet(CallKind::Probe);
         self.sim.probe(vm, host, kind, freshness, timeout).await
+    }
+
+    async fn connects(&self, address: IpAddr, port: u16, timeout: Duration) -> bool {
+        self.sim.connects(address, port, timeout).await
     }
 }

@@ -4,7 +4,7 @@
 use reeve_lifecycle::input::Step;
 use reeve_lifecycle::invariants::check_step;
 use reeve_lifecycle::record::{Hold, RECORD_FORMAT};
-use reeve_lifecycle::{Verdict, VmInput, VmRecord, confirm, confirmed, next_deadline, step};
+use reeve_lifecycle::{Admission, Verdict, VmInput, VmRecord, confirm, confirmed, next_deadline, step};
 use reeve_protocol::command::CommandKind;
 use reeve_protocol::event::EventKind;
 use reeve_protocol::observation::{Said, VmFacts};
@@ -20,6 +20,9 @@ use super::world::World;
 
 /// After so many failed listings the cloud counts as unreadable.
 const UNREADABLE_AFTER: u32 = 3;
+
+/// How long a VM that is asked for may take until it is ready.
+const WITHIN: Span = Span::from_hours(1);
 
 /// What came of an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +95,10 @@ impl World {
                     return Ok(());
                 }
             },
+            Incoming::Command(command) if matches!(command.kind, CommandKind::VmProvision(_)) => {
+                let admission = Ok(Admission { user_data: String::new(), within: WITHIN });
+                (command.vm, VmInput::Asked { command, admission, reply: None })
+            }
             Incoming::Command(command) => {
                 let policy = match &command.kind {
                     CommandKind::LeaseSetPolicy { policy } => self.policies.get(policy),
@@ -165,14 +172,14 @@ impl World {
         let policy = match input {
             VmInput::Notified(notification) => self.policies.resolve(&notification.facts).policy,
             VmInput::Listed { facts, .. } | VmInput::Introduced { facts, .. } => self.policies.resolve(facts).policy,
-            VmInput::Commanded { .. } => self.policies.get("default")?,
+            VmInput::Commanded { .. } | VmInput::Asked { .. } => self.policies.get("default")?,
             _ => return None,
         };
         Some(VmRecord::unseen(vm, Self::cloud_name(), policy))
     }
 
     fn answer(&self, input: &VmInput, step: &Step) {
-        if let VmInput::Commanded { command, .. } = input {
+        if let VmInput::Commanded { command, .. } | VmInput::Asked { command, .. } = input {
             self.oracle().answered(command, &step.verdict);
             self.say(format_args!("{} {} answered {:?}", command.vm, command.id, step.verdict));
         }

@@ -17,6 +17,7 @@ use reeve_protocol::{Timestamp, VmId};
 
 use super::model::State;
 use super::oracle::Watched;
+use super::people;
 use super::scenario::Report;
 use super::world::World;
 
@@ -73,6 +74,10 @@ pub(super) fn check(world: &World) -> Result<(), String> {
         }
     }
     for (vm, watched) in &oracle.vms {
+        if watched.last.presence.is_request() {
+            check_request(world, watched).map_err(|why| format!("request {vm} at the end: {why}"))?;
+            continue;
+        }
         check_vm(world, *vm, watched).map_err(|why| format!("VM {vm} at the end: {why}"))?;
     }
     once(world)?;
@@ -82,6 +87,25 @@ pub(super) fn check(world: &World) -> Result<(), String> {
         return Err("the audit is not whole".into());
     }
     Ok(())
+}
+
+/// A request is settled: its VM was made whole and leaves nothing when it goes, or nothing was made.
+fn check_request(world: &World, watched: &Watched) -> Result<(), String> {
+    let record = &watched.last;
+    let made = world.sim.made_by(&format!("{}/provision", record.vm));
+    let Presence::Closed { vm, .. } = record.presence else {
+        return Err(format!("it is not settled: {:?}", record.operation));
+    };
+    let lives = vm.and_then(|vm| world.sim.ground_truth(vm)).is_some_and(|truth| !truth.gone);
+    if !lives {
+        return if made.is_empty() { Ok(()) } else { Err(format!("nothing should be left, and there is {made:?}")) };
+    }
+    let asked = (0..world.scenario.asked).map(people::request).find(|command| command.vm == record.vm);
+    let Some(CommandKind::VmProvision(request)) = asked.map(|command| command.kind) else {
+        return Err("nobody asked for it".into());
+    };
+    let wanted = request.plan.parts().count();
+    if made.len() == wanted { Ok(()) } else { Err(format!("{wanted} parts are wanted, and there are {made:?}")) }
 }
 
 fn check_vm(world: &World, vm: VmId, watched: &Watched) -> Result<(), String> {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::channel::oneshot;
+use reeve_lifecycle::operation::ReplyTo;
 use reeve_lifecycle::{EffectKey, PendingEffect, ProbeVerdict, VmInput, VmRecord};
 use reeve_ports::cloud::ListPage;
 use reeve_ports::coordination::CoordinationError;
@@ -217,6 +218,10 @@ impl Introducer for SimIntroducer {
         let (done, committed) = oneshot::channel();
         post(&self.0, Word::Input { vm, input: Box::new(input), done: Some(done) });
         committed.await.map_err(|_| "the supervisor was restarted".to_owned())
+    }
+
+    async fn report(&self, _: &ReplyTo, _: &str, _: Vec<u8>) -> Result<(), String> {
+        Ok(())
     }
 }
 

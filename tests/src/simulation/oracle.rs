@@ -255,6 +255,7 @@ impl Watched {
                 Verdict::Accepted(_) | Verdict::Ignored(_) | Verdict::Busy => {}
             },
             VmInput::Missing { .. }
+            | VmInput::Asked { .. }
             | VmInput::Probed { .. }
             | VmInput::EffectDone { .. }
             | VmInput::Published { .. }

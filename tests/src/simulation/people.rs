@@ -1,9 +1,12 @@
 //! Scripted people, and fate: owners, strangers and operators with what they ask for and do past Reeve, guests that
 //! hang, hosts and cells that die.
 
+use std::collections::BTreeMap;
+
 use reeve_drivers::SimCloud;
-use reeve_drivers::cloud::sim::{Cure, GuestState};
+use reeve_drivers::cloud::sim::{Cure, GuestState, catalog};
 use reeve_protocol::command::{BackupFirst, Command, CommandKind, Requester, Switch};
+use reeve_protocol::provision::{ProvisionRequest, Readiness, ServerPlan, VolumePlan};
 use reeve_protocol::{MessageId, ProjectId, Span, Timestamp, UserId, VmId};
 
 use super::chance::Chance;
@@ -140,6 +143,35 @@ pub(super) fn command(number: u64, vm: VmId, (who, kind): (Who, CommandKind), ow
         Who::Operator => Requester::Operator("operator".into()),
     };
     Command { id: MessageId::new(format!("command-{number}")).expect("a short id"), vm, by, kind }
+}
+
+/// Somebody asks for a VM: the one with this number.
+pub(super) fn request(number: u32) -> Command {
+    let id = MessageId::new(format!("request-{number}")).expect("a short id");
+    let plan = ServerPlan {
+        name: format!("asked-{number}"),
+        image: catalog::IMAGE.1.to_owned(),
+        flavor: catalog::FLAVOR.1.to_owned(),
+        network: catalog::INSIDE.1.to_owned(),
+        key: None,
+        zone: None,
+        ingress: Vec::new(),
+        public_network: number.is_multiple_of(2).then(|| catalog::OUTSIDE.1.to_owned()),
+        volumes: vec![VolumePlan { gib: 1, kind: None }; usize::try_from(number % 2 + 1).expect("a small number")],
+        metadata: BTreeMap::new(),
+        ready: Readiness::Active,
+    };
+    let request = ProvisionRequest {
+        cloud: None,
+        owner: None,
+        plan,
+        template: None,
+        parameters: BTreeMap::new(),
+        policy: None,
+        within: None,
+    };
+    let by = Requester::User { id: delegate(), project: None, roles: Vec::new() };
+    Command { vm: VmId::of_request(&id), id, by, kind: CommandKind::VmProvision(Box::new(request)) }
 }
 
 /// Does what needs no Reeve. What the cloud refuses is not done: people get that too.

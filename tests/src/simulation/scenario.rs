@@ -36,6 +36,8 @@ pub struct Scenario {
     pub found: u32,
     /// VMs that are made while it looks.
     pub made: u32,
+    /// VMs that it is asked for.
+    pub asked: u32,
     /// The most errands about one VM.
     pub errands: u64,
     /// Which calls fail.
@@ -50,7 +52,7 @@ impl Scenario {
     /// Nothing goes wrong, and nobody asks for anything.
     #[must_use]
     pub const fn quiet(seed: u64) -> Self {
-        Self { seed, found: 1, made: 1, errands: 0, faults: Faults::None, crashes: Crashes::None, noise: 0 }
+        Self { seed, found: 1, made: 1, asked: 1, errands: 0, faults: Faults::None, crashes: Crashes::None, noise: 0 }
     }
 
     /// Everything at once.
@@ -60,6 +62,7 @@ impl Scenario {
             seed,
             found: 6,
             made: 8,
+            asked: 3,
             errands: 6,
             faults: Faults::Random(12),
             crashes: Crashes::Random { commit: 8, midst: 2 },

@@ -40,7 +40,9 @@ pub(super) fn name(input: &VmInput) -> String {
         VmInput::HoldLifted(hold) => format!("no longer held: {}", hold.name()),
         VmInput::ChildExhausted(child) => format!("{child:?} exhausted"),
         VmInput::ChildRecovered(child) => format!("{child:?} recovered"),
-        VmInput::Introduced { revived_from, .. } => format!("introduced as the successor of {revived_from}"),
+        VmInput::Introduced { revived_from: Some(from), .. } => format!("introduced as the successor of {from}"),
+        VmInput::Introduced { revived_from: None, .. } => "introduced".into(),
+        VmInput::Asked { command, .. } => format!("{} asks for a VM", command.id),
         VmInput::Tick => "tick".into(),
     }
 }

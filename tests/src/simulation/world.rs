@@ -16,7 +16,7 @@ use reeve_drivers::{SimCloud, SimConfig};
 use reeve_lifecycle::{EffectKey, Policies};
 use reeve_ports::notifier::Letter;
 use reeve_ports::{Clock, Cloud};
-use reeve_protocol::command::Requester;
+use reeve_protocol::command::{Command, Requester};
 use reeve_protocol::{CloudName, ProjectId, Span, Timestamp, UserId, VmId};
 
 use super::bus::{Incoming, SimBus};
@@ -43,6 +43,7 @@ const MAX_TURNS: u64 = 3_000_000;
 #[derive(Debug, Clone)]
 pub(super) enum Plan {
     Boot(usize),
+    Request(u32),
     Deed(VmId, Deed),
 }
 
@@ -147,6 +148,9 @@ impl World {
         for n in 0..self.scenario.made {
             let at = BEGIN + chance.seconds(60..=2 * 3_600);
             self.plan(at, Plan::Boot(usize::try_from(n).expect("a small number")));
+        }
+        for n in 0..self.scenario.asked {
+            self.plan(BEGIN + chance.seconds(60..=2 * 3_600), Plan::Request(n));
         }
     }
 
@@ -301,6 +305,11 @@ impl World {
                     self.welcome(vm);
                 }
             }
+            Plan::Request(n) => {
+                let command = people::request(n);
+                self.say(format_args!("{} {} asks for a VM", command.vm, command.id));
+                self.push_command(command);
+            }
             Plan::Deed(vm, Deed::Ask(who, kind)) => {
                 let owner = self.sim.ground_truth(vm).and_then(|truth| Some((truth.facts.user?, truth.facts.project?)));
                 let Some(owner) = owner else { return };
@@ -311,11 +320,7 @@ impl World {
                     Requester::User { id, .. } => id.to_string(),
                 };
                 self.say(format_args!("{vm} {} asked by {by}: {:?}", command.id, command.kind));
-                // The bus delivers at least once, and people press the button twice.
-                if self.chance.per_mille(u64::from(self.scenario.noise)) {
-                    self.bus.push(Incoming::Command(command.clone()));
-                }
-                self.bus.push(Incoming::Command(command));
+                self.push_command(command);
             }
             Plan::Deed(vm, deed) => {
                 let model = self.oracle().vms.get(&vm).map(|watched| watched.model.clone());
@@ -324,6 +329,14 @@ impl World {
                 self.say(format_args!("{vm} {deed:?}: {came}"));
             }
         }
+    }
+
+    /// The bus delivers at least once, and people press the button twice.
+    fn push_command(&mut self, command: Command) {
+        if self.chance.per_mille(u64::from(self.scenario.noise)) {
+            self.bus.push(Incoming::Command(command.clone()));
+        }
+        self.bus.push(Incoming::Command(command));
     }
 
     /// The only cloud there is.

@@ -20,8 +20,9 @@ fn matches(pattern: &str, name: &str) -> bool {
 }
 
 fn declared() -> Vec<String> {
-    let mut all: Vec<String> =
-        [names::REQUESTS, names::SHARDS, names::EVENTS, names::AUDIT, names::DEAD].map(str::to_owned).into();
+    let mut all: Vec<String> = [names::REQUESTS, names::RULES, names::SHARDS, names::EVENTS, names::AUDIT, names::DEAD]
+        .map(str::to_owned)
+        .into();
     all.extend([0, 7, 63, 1023].map(|shard| names::shard_queue(ShardId(shard))));
     all.push(names::intake_queue(&CloudName::new("north.1").expect("a name")));
     all
@@ -69,6 +70,8 @@ fn each_queue_has_one_policy() {
     ] {
         assert_eq!(applying(queue), [policy], "{queue}");
     }
+    // Its bound and what is over it are arguments of the declaration.
+    assert!(applying(names::RULES).is_empty());
     // Its retention is an argument of the declaration.
     assert!(applying(names::AUDIT).is_empty());
 }

@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use reeve_drivers::{WebhookConfig, WebhookNotifier, WebhookSecret};
-use reeve_ports::conformance::notifier::run;
+use reeve_ports::conformance::notifier::{notices, run};
 use reeve_ports::notifier::NotifierError;
 use reeve_ports::{Clock, Notifier};
 use reeve_protocol::Timestamp;
@@ -113,7 +113,7 @@ async fn every_notice_is_signed_and_comes_as_json() {
     let (receiver, clock) = (Receiver::start().await, clock());
     run(&channel(&receiver.url, &clock)).await;
     let calls = receiver.calls();
-    assert_eq!(calls.len(), 27);
+    assert_eq!(calls.len(), 3 * notices().len());
     for call in &calls {
         assert!(call.body["type"].as_str().unwrap().starts_with("reeve.notice."), "{call:?}");
         assert!(call.body["data"]["subject"].is_string() && call.body["data"]["text"].is_string(), "{call:?}");

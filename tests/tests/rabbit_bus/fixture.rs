@@ -92,6 +92,7 @@ pub(crate) fn config(url: &str) -> RabbitConfig {
     let mut config = RabbitConfig::new(url.parse().expect("the harness gives a URL"));
     config.shards = SHARDS;
     config.poison_limit = POISON_LIMIT;
+    config.rule_topics = vec!["backup.*".to_owned()];
     config.intakes = ["east", "west"].map(|cloud| intake(cloud, &format!("cloud.{cloud}"))).to_vec();
     config
 }
@@ -197,7 +198,8 @@ impl Client {
     /// Removes whatever a test may have left.
     async fn wipe(&self) {
         let shards = (0..64).map(|shard| format!("reeve.shard.{shard}"));
-        let others = ["reeve.requests", "reeve.dead", "reeve.audit", "reeve.intake.east", "reeve.intake.west"];
+        let others =
+            ["reeve.requests", "reeve.dead", "reeve.audit", "reeve.rules", "reeve.intake.east", "reeve.intake.west"];
         let nova = [format!("{TOPIC}.info"), format!("{TOPIC}.error")];
         for queue in shards.chain(others.map(str::to_owned)).chain(nova) {
             self.delete_queue(&queue).await;

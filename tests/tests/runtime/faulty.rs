@@ -1,6 +1,7 @@
 //! The ports of a node that fail when told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -137,6 +138,10 @@ impl RecordStore for FlakyStore {
 pub(crate) struct FlakyBus {
     inner: EmbeddedBus,
     pub(crate) away: AtomicBool,
+    /// Commands are not taken.
+    pub(crate) deaf: AtomicBool,
+    /// So many commands are taken, and their confirmations are lost.
+    pub(crate) silent: AtomicU32,
     /// How many publications failed.
     pub(crate) failed: AtomicU32,
     /// The ids of the events that it took, those that came again as well: the embedded bus keeps each once.
@@ -145,7 +150,8 @@ pub(crate) struct FlakyBus {
 
 impl FlakyBus {
     pub(crate) fn new(inner: EmbeddedBus) -> Self {
-        Self { inner, away: AtomicBool::default(), failed: AtomicU32::default(), taken: Mutex::default() }
+        let (deaf, silent) = (AtomicBool::default(), AtomicU32::default());
+        Self { inner, away: AtomicBool::default(), deaf, silent, failed: AtomicU32::default(), taken: Mutex::default() }
     }
 }
 
@@ -155,6 +161,15 @@ impl Bus for FlakyBus {
         if matches!(to, Address::Events(_)) && self.away.load(Ordering::SeqCst) {
             self.failed.fetch_add(1, Ordering::SeqCst);
             return Err(BusError::Unavailable("told so".to_owned()));
+        }
+        if *to == Address::Requests && self.deaf.load(Ordering::SeqCst) {
+            self.failed.fetch_add(1, Ordering::SeqCst);
+            return Err(BusError::Unavailable("told so".to_owned()));
+        }
+        if *to == Address::Requests && take_one(&self.silent) {
+            self.inner.publish(to, message).await?;
+            self.failed.fetch_add(1, Ordering::SeqCst);
+            return Err(BusError::Unavailable("told so, after".to_owned()));
         }
         let id = message.message_id.clone().filter(|_| matches!(to, Address::Events(_)));
         self.inner.publish(to, message).await?;
@@ -255,5 +270,9 @@ impl GuestProbe for FlakyProbe {
             panic!("told so");
         }
         self.inner.probe(vm, host, kind, freshness, timeout).await
+    }
+
+    async fn connects(&self, address: IpAddr, port: u16, timeout: Duration) -> bool {
+        self.inner.connects(address, port, timeout).await
     }
 }

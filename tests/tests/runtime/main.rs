@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are no tests to clippy, and fail the test that calls them")]
 
+mod backup;
 mod changes;
 mod chaos;
 mod clock;
@@ -22,8 +23,10 @@ mod perform;
 mod perform_bench;
 mod poison;
 mod probing;
+mod provision;
 mod realm;
 mod restore;
+mod rules;
 mod store;
 mod supervision;
 mod takeover;

@@ -11,6 +11,7 @@ use futures::stream::BoxStream;
 use reeve_drivers::cloud::sim::CallKind;
 use reeve_drivers::{MemoryNotifier, OpendalVault, SimCloud, SimConfig};
 use reeve_lifecycle::effect::{Disk, Inventory};
+use reeve_lifecycle::operation::ReplyTo;
 use reeve_lifecycle::policy::Policy;
 use reeve_lifecycle::record::{BackupEntry, BackupState, Presence};
 use reeve_lifecycle::{Done, Effect, EffectKey, NamedPolicy, Outcome, PendingEffect, VmInput, VmRecord};
@@ -64,6 +65,10 @@ struct Nobody;
 #[async_trait]
 impl Introducer for Nobody {
     async fn introduce(&self, _: VmId, _: &CloudName, _: VmInput) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn report(&self, _: &ReplyTo, _: &str, _: Vec<u8>) -> Result<(), String> {
         Ok(())
     }
 }

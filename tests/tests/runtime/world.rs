@@ -14,6 +14,7 @@ use reeve_ports::{Address, AdminService, Bus, Clock, Message, RecordStore, Sleep
 use reeve_protocol::admin::{AdminReply, AdminRequest, VmView};
 use reeve_protocol::command::{Command, CommandKind, Requester};
 use reeve_protocol::event::CloudEvent;
+use reeve_protocol::rule::{self, Rule};
 use reeve_protocol::{CloudName, MessageId, NodeId, ProjectId, Span, Timestamp, UserId, VmId};
 use reeve_runtime::{Adapters, ClockLimits, Node, NodeConfig, NodeHandle, Ports, RuntimeConfig, Timeouts};
 
@@ -94,6 +95,7 @@ pub(crate) struct World {
     pub(crate) letters: MemoryNotifier,
     db: EmbeddedDb,
     policies: Policies,
+    rules: Vec<Rule>,
     driver: tokio::task::JoinHandle<()>,
     vault: Arc<OpendalVault>,
 }
@@ -154,7 +156,17 @@ impl World {
         let clock = Arc::new(TestClock::new());
         let sim = Arc::new(SimCloud::new(Arc::clone(&clock) as Arc<dyn Clock>, sim).unwrap());
         let vault = Arc::new(OpendalVault::in_folder(folder.path().join("vault")).unwrap());
-        Self::over(folder, clock, sim, vault, policies(default), |_| {}).await
+        Self::over(folder, clock, sim, vault, (policies(default), Vec::new()), |_| {}).await
+    }
+
+    /// A world of some VMs with rules.
+    pub(crate) async fn ruled(vms: u32, default: Policy, rules: Vec<Rule>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(TestClock::new());
+        let sim = SimConfig { vms, ..SimConfig::default() };
+        let sim = Arc::new(SimCloud::new(Arc::clone(&clock) as Arc<dyn Clock>, sim).unwrap());
+        let vault = Arc::new(OpendalVault::in_folder(folder.path().join("vault")).unwrap());
+        Self::over(folder, clock, sim, vault, (policies(default), rules), |_| {}).await
     }
 
     async fn over(
@@ -162,12 +174,13 @@ impl World {
         clock: Arc<TestClock>,
         sim: Arc<SimCloud>,
         vault: Arc<OpendalVault>,
-        policies: Policies,
+        (policies, rules): (Policies, Vec<Rule>),
         prepare: impl FnOnce(&FlakyStore),
     ) -> Self {
         let db = EmbeddedDb::open(folder.path().join("reeve.redb")).await.unwrap();
         let bus =
             EmbeddedBus::open(db.clone(), Arc::clone(&clock) as Arc<dyn Clock>, BusLimits::default()).await.unwrap();
+        bus.route_to_rules(rule::topics(&rules));
         let store = Arc::new(FlakyStore::new(EmbeddedStore::new(db.clone())));
         prepare(&store);
         let outward = Arc::new(FlakyBus::new(bus.clone()));
@@ -188,6 +201,7 @@ impl World {
             reconcile_every: Span::from_secs(20),
             wakeups_per_second: WAKEUPS,
             clock: ClockLimits { stable: Duration::from_secs(30), ..ClockLimits::default() },
+            rules: rules.clone(),
             ..RuntimeConfig::default()
         };
         let config = NodeConfig { node: NodeId::new("test").unwrap(), cluster: "standalone".to_owned(), runtime };
@@ -215,6 +229,7 @@ impl World {
             letters,
             db,
             policies,
+            rules,
             driver,
             vault,
         }
@@ -225,8 +240,8 @@ impl World {
         assert!(self.node.stop(Duration::from_secs(10)).await, "the node stops in order within 10 s");
         self.driver.abort();
         self.db.close().await;
-        let Self { folder, clock, sim, policies, vault, .. } = self;
-        Stopped { folder, clock, sim, policies, vault }
+        let Self { folder, clock, sim, policies, rules, vault, .. } = self;
+        Stopped { folder, clock, sim, policies, rules, vault }
     }
 
     pub(crate) async fn ask(&self, request: AdminRequest) -> AdminReply {
@@ -281,6 +296,7 @@ pub(crate) struct Stopped {
     clock: Arc<TestClock>,
     sim: Arc<SimCloud>,
     policies: Policies,
+    rules: Vec<Rule>,
     vault: Arc<OpendalVault>,
 }
 
@@ -319,7 +335,7 @@ impl Stopped {
 
     /// Starts with a store that is told something before.
     pub(crate) async fn start_with(self, prepare: impl FnOnce(&FlakyStore)) -> World {
-        World::over(self.folder, self.clock, self.sim, self.vault, self.policies, prepare).await
+        World::over(self.folder, self.clock, self.sim, self.vault, (self.policies, self.rules), prepare).await
     }
 }
 

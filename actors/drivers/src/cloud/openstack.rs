@@ -15,6 +15,10 @@
 //! or a restore needs (images, a port, public addresses) is named by its operation and looked for before it is made, so that
 //! a second attempt finds the first one's.
 //!
+//! A server that is made from a plan is made part by part ([`parts`]): whoever calls looks for a part, makes it, and looks
+//! again. What there is two of because an answer was lost is reduced to one ([`twins`]). Everything is taken back by its tag,
+//! and what a server leaves by a note ([`removal`]).
+//!
 //! The probe `cloud` of a VM that is up is answered by a listing that all of them share, one an interval. It is asked by
 //! itself once the listing shows anything else.
 //!
@@ -41,18 +45,27 @@ mod calls;
 mod catalog;
 mod clients;
 mod config;
+mod console;
+mod content;
+mod firewall;
+mod format;
 mod gate;
 mod images;
 mod launch;
 mod login;
 mod network;
 mod pages;
+mod parts;
+mod plan;
 mod probe;
+mod quota;
+mod removal;
 mod rest;
 mod server;
 mod session;
 mod sweep;
 mod time;
+mod twins;
 mod version;
 mod view;
 

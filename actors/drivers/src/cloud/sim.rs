@@ -12,7 +12,9 @@
 
 mod actions;
 mod audit;
+mod belongings;
 mod calls;
+pub mod catalog;
 mod chance;
 mod config;
 mod content;
@@ -20,8 +22,10 @@ mod control;
 mod fault;
 mod fleet;
 mod journal;
+mod making;
 mod model;
 mod notification;
+mod parts;
 mod probe;
 mod provider;
 #[cfg(test)]
@@ -36,10 +40,12 @@ use reeve_ports::{Clock, CloudError};
 use reeve_protocol::{Timestamp, VmId};
 
 pub use self::audit::{Actor, Answer, AuditEntry, CallKind, MAX_CHANGES, MAX_LOOKS, as_caller};
+pub use self::belongings::{Made, MadeKind, Port, SecurityGroup, SecurityRule};
 pub use self::config::{MAX_DISK_BYTES, SimConfig, SimConfigError};
 pub use self::content::Content;
 pub use self::fault::{Fault, FaultError, FaultKind, MAX_ORDERED, RandomFaults};
 pub use self::journal::JournalError;
+pub use self::making::{NewAddress, NewServer};
 pub use self::model::{Cure, GroundTruth, GuestState};
 pub use self::provider::{AddressView, ServerView, SnapshotView, VolumeView};
 
@@ -290,7 +296,11 @@ fn meet<T>(
     match fault {
         None
         | Some(
-            FaultKind::Slow(_) | FaultKind::FailedSnapshot | FaultKind::TruncatedSnapshot | FaultKind::BrokenStream,
+            FaultKind::Slow(_)
+            | FaultKind::FailedSnapshot
+            | FaultKind::TruncatedSnapshot
+            | FaultKind::BrokenStream
+            | FaultKind::FailedPart,
         ) => act(world, now, fault).map(|done| (done, None)),
         Some(FaultKind::Error) => Err(CloudError::Unavailable("503 Service Unavailable".to_owned())),
         Some(FaultKind::Refused) => Err(CloudError::Refused("403 policy does not allow it".to_owned())),

@@ -15,6 +15,14 @@ pub(super) fn samples(name: &str) -> Vec<Value> {
         }
         "revived" => vec![json!({ "new_vm": "0d6f5a1e-7d0a-4c54-9a63-0a8f2b3c4d5e" })],
         "alert" => vec![json!({ "alert": "repair_exhausted", "message": "every repair was tried" })],
+        "delivered" => {
+            let new_vm = "0d6f5a1e-7d0a-4c54-9a63-0a8f2b3c4d5e";
+            vec![
+                json!({ "new_vm": new_vm, "addresses": ["203.0.113.7", "10.0.0.5"], "key": "ann" }),
+                json!({ "new_vm": new_vm, "addresses": [], "key": null }),
+            ]
+        }
+        "provision-failed" => vec![json!({ "reason": "403 quota exceeded" })],
         _ => vec![json!({})],
     };
     let vm = json!({ "id": "178b0921-8f85-4257-88b6-2e743b5a975c", "name": "web-1" });

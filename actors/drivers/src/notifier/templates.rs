@@ -13,7 +13,9 @@
 //! | `offer.by`, `offer.left` | `lease-expiring`, `lease-expired` | the extension that is possible; `offer` is none if there is none |
 //! | `why` | the same | why there is none, or none |
 //! | `link` | the same | the link that extends, or none |
-//! | `new_vm` | `revived` | the new VM |
+//! | `new_vm` | `revived`, `delivered` | the new VM |
+//! | `addresses`, `key` | `delivered` | its addresses, a public one first; the key pair that lets its owner in, or none |
+//! | `reason` | `provision-failed` | why there is no VM |
 //! | `alert`, `message` | `alert` | for what a human is needed, in one word and in words |
 //!
 //! Every template is tried with everything that a notice may say before a node uses it: a variable that is not there is an
@@ -42,7 +44,7 @@ const SUBJECT: &str = "Subject:";
 const EXTENSION: &str = "txt";
 
 /// Each kind of notice with its built-in template.
-const BUILT_IN: [(&str, &str); 7] = [
+const BUILT_IN: [(&str, &str); 9] = [
     ("lease-created", include_str!("templates/lease-created.txt")),
     ("lease-expiring", include_str!("templates/lease-expiring.txt")),
     ("lease-expired", include_str!("templates/lease-expired.txt")),
@@ -50,6 +52,8 @@ const BUILT_IN: [(&str, &str); 7] = [
     ("lease-ended", include_str!("templates/lease-ended.txt")),
     ("revived", include_str!("templates/revived.txt")),
     ("alert", include_str!("templates/alert.txt")),
+    ("delivered", include_str!("templates/delivered.txt")),
+    ("provision-failed", include_str!("templates/provision-failed.txt")),
 ];
 
 /// What is wrong with a template, and where.

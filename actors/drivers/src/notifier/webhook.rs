@@ -217,6 +217,10 @@ fn body(letter: &Letter, written: &Written) -> Value {
         Notice::Ended => json!({}),
         Notice::Revived { new_vm } => json!({ "new_vm": new_vm }),
         Notice::Alert { alert, message } => json!({ "alert": alert, "message": message }),
+        Notice::Delivered(delivery) => {
+            json!({ "new_vm": delivery.vm, "addresses": delivery.addresses, "key": delivery.key })
+        }
+        Notice::ProvisionFailed { reason } => json!({ "reason": reason }),
     };
     json!({
         "type": format!("reeve.notice.{}", letter.notice.name()),

@@ -82,6 +82,12 @@ fn says(letter: &Letter, link: Option<&str>) -> Value {
         Notice::Ended => json!({}),
         Notice::Revived { new_vm } => json!({ "new_vm": new_vm.to_string() }),
         Notice::Alert { alert, message } => json!({ "alert": alert, "message": plain(message) }),
+        Notice::Delivered(delivery) => json!({
+            "new_vm": delivery.vm.to_string(),
+            "addresses": delivery.addresses.iter().map(|address| plain(address)).collect::<Vec<_>>(),
+            "key": delivery.key.as_deref().map(plain),
+        }),
+        Notice::ProvisionFailed { reason } => json!({ "reason": plain(reason) }),
     };
     says["vm"] = json!({ "id": letter.vm.to_string(), "name": plain(&letter.vm_name) });
     says["to"] = to.into();

@@ -64,7 +64,9 @@ impl Spot {
 pub(super) fn encode(plain: &[u8], spot: Spot, compression: Compression, keys: Option<&ObjectKeys>) -> Vec<u8> {
     assert_eq!(plain.len(), spot.bytes as usize, "a part is as long as its spot says");
     let head = HEAD + if keys.is_some() { NONCE } else { 0 };
-    let mut stored = vec![0; head + plain.len()];
+    // With room for the tag: a buffer that grew for it would take twice its size.
+    let mut stored = Vec::with_capacity(plain.len() + OVERHEAD);
+    stored.resize(head + plain.len(), 0);
     let shrunk = match compression {
         Compression::Zstd => compress(plain, &mut stored[head..]),
         Compression::None => None,

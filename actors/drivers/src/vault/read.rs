@@ -12,9 +12,10 @@ use reeve_ports::vault::{Damage, VaultError};
 use super::index::{Index, Listed, MAX_INDEX_BYTES};
 use super::key::ObjectKeys;
 use super::manifest::{Object, Stored};
-use super::object::{Sum, difference};
+use super::object::difference;
 use super::packing::Packing;
 use super::place::{ObjectPlace, Place};
+use super::summing::Summing;
 use super::{error, hex, part};
 
 /// How much of an object of format 1 is read at once, in bytes.
@@ -59,15 +60,15 @@ pub(super) async fn content(
         Some(stored) => (place.show(&at.folder), parts(place, packing, at, listed, stored).await?),
     };
     let wanted = Arc::new((path, listed.plain.clone()));
-    let checked = futures::stream::try_unfold((whole, Sum::default()), move |(mut whole, mut sum)| {
+    let checked = futures::stream::try_unfold((whole, Summing::default()), move |(mut whole, mut summing)| {
         let wanted = Arc::clone(&wanted);
         async move {
             match whole.try_next().await? {
                 Some(bytes) => {
-                    sum.add(&bytes);
-                    Ok(Some((bytes, (whole, sum))))
+                    summing.add(&bytes).await?;
+                    Ok(Some((bytes, (whole, summing))))
                 }
-                None => match difference(&sum.known(), &wanted.1) {
+                None => match difference(&summing.known().await?, &wanted.1) {
                     Some(damage) => Err(Trouble::Damage { at: wanted.0.clone(), damage }),
                     None => Ok(None),
                 },
@@ -161,7 +162,10 @@ async fn fetch(fetcher: Arc<Fetcher>, number: u32) -> Result<Bytes, Trouble> {
     let stored = place.operator.read_with(&path).range(0..length).await.map_err(|why| seen(&shown, &why))?;
     let unpacker = Arc::clone(&fetcher);
     let plain = tokio::task::spawn_blocking(move || {
-        let stored = stored.to_vec();
+        // As one piece, which it mostly is, and not twice.
+        let bytes = stored.to_bytes();
+        drop(stored);
+        let stored = Vec::from(bytes);
         if *blake3::hash(&stored).as_bytes() != listed.blake3 {
             return Err(Damage::Hash("BLAKE3 of the stored part"));
         }

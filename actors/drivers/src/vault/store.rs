@@ -28,10 +28,11 @@ use reeve_ports::vault::VaultError;
 use super::cutter::{Cutter, Piece};
 use super::index::{self, Index, Listed, MAX_PARTS};
 use super::key::{KeyMark, ObjectKeys};
-use super::object::{Known, Sum};
+use super::object::Known;
 use super::packing::{Held, Packing};
 use super::part::{self, Compression, Spot};
 use super::place::{ObjectPlace, Place};
+use super::summing::Summing;
 use super::{error, hex};
 
 type Content = BoxStream<'static, io::Result<Bytes>>;
@@ -80,7 +81,7 @@ impl Writer<'_> {
             content,
             chunk: Bytes::new(),
             cutter: Some(Cutter::new(self.packing.part_bytes as usize)),
-            sum: Sum::default(),
+            summing: Summing::default(),
         };
         let pieces = futures::stream::try_unfold(source, Source::next);
         let mut put = pieces
@@ -203,7 +204,7 @@ struct Source {
     chunk: Bytes,
     /// None after the last part.
     cutter: Option<Cutter>,
-    sum: Sum,
+    summing: Summing,
 }
 
 impl Source {
@@ -213,19 +214,19 @@ impl Source {
         loop {
             while !self.chunk.is_empty() {
                 if let Some(piece) = cutter.take(&mut self.chunk) {
+                    self.summing.add(&piece.bytes).await?;
                     self.cutter = Some(cutter);
                     return Ok(Some(((piece, None), self)));
                 }
             }
             let read = self.content.try_next().await;
             match read.map_err(|why| VaultError::Source(why.to_string()))? {
-                Some(chunk) => {
-                    self.sum.add(&chunk);
-                    self.chunk = chunk;
-                }
+                Some(chunk) => self.chunk = chunk,
                 None => {
-                    let known = std::mem::take(&mut self.sum).known();
-                    return Ok(Some(((cutter.finish(), Some(known)), self)));
+                    let piece = cutter.finish();
+                    self.summing.add(&piece.bytes).await?;
+                    let known = std::mem::take(&mut self.summing).known().await?;
+                    return Ok(Some(((piece, Some(known)), self)));
                 }
             }
         }

@@ -4,8 +4,8 @@ use reeve_lifecycle::effect::Disk;
 use reeve_lifecycle::input::Reason;
 use reeve_lifecycle::operation::Operation;
 use reeve_lifecycle::policy::BackupPolicy;
-use reeve_lifecycle::record::{BackupState, MAX_BACKUPS};
-use reeve_lifecycle::{Done, Effect, Outcome, Policy, next_deadline};
+use reeve_lifecycle::record::{BackupState, Hold, MAX_BACKUPS};
+use reeve_lifecycle::{Done, Effect, Outcome, Policy, VmInput, next_deadline};
 use reeve_protocol::command::{CommandKind, RefusalCode};
 use reeve_protocol::event::{Alert, BackupPurpose, EventKind};
 use reeve_protocol::observation::{VmFacts, VmState};
@@ -130,7 +130,8 @@ fn a_run_that_was_missed_gives_one_catch_up_run_marked_late() {
     let mut world = World::created(daily());
     let due_at = world.rec.schedule.next_at.unwrap();
     world.go(due_at + days(5));
-    assert_eq!(*world.last("backup.missed"), EventKind::BackupMissed { due_at });
+    let reason = "nobody attended to the VM".to_owned();
+    assert_eq!(*world.last("backup.missed"), EventKind::BackupWindowMissed { due_at, reason });
     assert!(matches!(world.last("backup.started"), EventKind::BackupStarted { late: true, .. }));
     world.finish();
     assert_eq!((world.count("backup.started"), world.count("backup.missed")), (1, 1));
@@ -237,6 +238,7 @@ fn a_verified_backup_can_be_read_back_again_and_damage_is_told() {
     world.answer(Outcome::Done(Done::Damaged { what: "root".into() }));
     assert_eq!(world.rec.backup(id).unwrap().state, BackupState::Damaged);
     assert_eq!(world.raised(Alert::BackupDamaged), 1);
+    assert_eq!((world.count("backup.verify-started"), world.count("backup.verify-failed")), (2, 1));
     world.ask(user("alice"), CommandKind::BackupDelete { backup: id }).unwrap();
     world.background();
     assert!(world.rec.alerts.is_empty(), "no damaged backup is left");
@@ -294,7 +296,8 @@ fn a_record_full_of_backups_makes_no_more_and_a_human_is_told_once() {
         assert_eq!(world.wake(), Reason::BackupDue);
         world.finish();
     }
-    assert_eq!(next_deadline(&world.rec), None);
+    assert_eq!(world.wake(), Reason::BackupWindowOver);
+    assert_eq!((next_deadline(&world.rec), world.count("backup.missed")), (None, 1));
     world.pass(days(3));
     world.pass(days(3));
     assert_eq!(world.rec.backups.len(), MAX_BACKUPS);
@@ -331,4 +334,73 @@ fn the_purposes_are_told_apart() {
     for purpose in [BackupPurpose::Scheduled, BackupPurpose::Manual, BackupPurpose::Final] {
         assert!(purposes.contains(&purpose), "{purposes:?}");
     }
+}
+
+/// What a missed window was told with.
+fn told_why(world: &World) -> &str {
+    match world.last("backup.missed") {
+        EventKind::BackupWindowMissed { reason, .. } => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_window_that_passes_without_a_run_is_told_when_it_ends_with_what_was_in_the_way_and_once() {
+    type Hindrance = fn(&mut World);
+    let hindrances: [(Hindrance, &str); 4] = [
+        (|world| drop(world.input(VmInput::HoldRaised(Hold::CloudUnreadable))), "the VM is held: cloud_unreadable"),
+        (|world| drop(world.ask(operator(), CommandKind::VmReboot)), "another operation was under way: reboot"),
+        (|world| world.cloud_does(Some("migrating")), "the cloud is busy with the VM: migrating"),
+        (|world| world.becomes(VmState::Error), "the VM is error"),
+    ];
+    for (hinder, why) in hindrances {
+        let mut world = World::created(Policy { exempt: true, ..daily() });
+        let due_at = world.rec.schedule.next_at.unwrap();
+        hinder(&mut world);
+        assert_eq!((world.wake(), world.now), (Reason::BackupWindowOver, due_at + hours(4)), "{why}");
+        assert_eq!(told_why(&world), why);
+        world.go(due_at + days(9));
+        assert_eq!((world.count("backup.missed"), world.count("backup.started")), (1, 0), "{why}");
+    }
+}
+
+#[test]
+fn the_run_after_a_missed_window_is_late_and_the_next_window_is_told_anew() {
+    let mut world = World::created(Policy { exempt: true, ..daily() });
+    for missed in 1..4 {
+        world.input(VmInput::HoldRaised(Hold::Maintenance));
+        assert_eq!(world.wake(), Reason::BackupWindowOver);
+        world.input(VmInput::HoldLifted(Hold::Maintenance));
+        assert!(matches!(world.last("backup.started"), EventKind::BackupStarted { late: true, .. }));
+        world.finish();
+        assert_eq!((world.count("backup.missed"), world.count("backup.verified")), (missed, missed));
+    }
+}
+
+#[test]
+fn a_run_that_takes_longer_than_its_window_or_fails_in_it_has_missed_nothing() {
+    let mut slow = due();
+    slow.pass(hours(5));
+    slow.finish();
+    assert_eq!((slow.count("backup.missed"), slow.count("backup.verified")), (0, 1));
+    let mut failing = due();
+    while failing.count("backup.failed") == 0 {
+        if failing.work().is_some() {
+            failing.answer(Outcome::NotApplied { reason: "no".into() });
+        } else {
+            failing.wake();
+        }
+        failing.background();
+    }
+    assert_eq!(failing.count("backup.missed"), 0);
+}
+
+#[test]
+fn a_run_that_failed_and_whose_vm_is_held_until_its_window_is_over_is_told_to_be_missed() {
+    let mut world = due();
+    world.answer(Outcome::NotApplied { reason: "no".into() });
+    world.background();
+    world.input(VmInput::HoldRaised(Hold::Locked));
+    assert_eq!(world.wake(), Reason::BackupWindowOver);
+    assert_eq!(told_why(&world), "the VM is held: locked");
 }

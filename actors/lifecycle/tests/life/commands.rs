@@ -58,7 +58,7 @@ fn an_action_is_done_once_by_who_may_and_its_end_is_told() {
         let mut world = World::created(policy());
         assert_eq!(world.ask(user("eve"), kind.clone()).unwrap_err().code, RefusalCode::Denied);
         world.ask(user("alice"), kind).unwrap();
-        assert_eq!(world.effect(), effect);
+        assert_eq!((world.effect(), world.count("action.started"), world.count("action.done")), (effect.clone(), 1, 0));
         world.done();
         assert_eq!((world.count("action.done"), world.times(|issued| *issued == effect)), (1, 1));
     }
@@ -69,6 +69,7 @@ fn an_action_that_does_not_get_done_is_given_up_and_a_human_told() {
     let mut world = World::created(policy());
     world.ask(user("alice"), CommandKind::VmStop).unwrap();
     world.fail(5);
+    assert_eq!((world.count("action.started"), world.count("action.failed")), (1, 1));
     assert!(
         world.rec.operation.is_none()
             && world.rec.effects.iter().all(|kept| matches!(kept.effect, Effect::Notify { .. }))

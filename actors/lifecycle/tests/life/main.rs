@@ -16,6 +16,8 @@ mod notices;
 mod observation_order;
 mod operations;
 mod properties;
+mod provision;
 mod repair;
 mod retention;
+mod reverify;
 mod revive;

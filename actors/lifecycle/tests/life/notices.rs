@@ -1,10 +1,10 @@
 //! Notices that do not get through, and what a notice offers.
 
-use reeve_lifecycle::effect::Notice;
+use reeve_lifecycle::effect::{Audience, Notice};
 use reeve_lifecycle::policy::{LeasePolicy, OnEnd};
 use reeve_lifecycle::{Done, Effect, Extendable, Outcome, PendingEffect, offered};
 use reeve_protocol::Span;
-use reeve_protocol::command::{CommandKind, RefusalCode};
+use reeve_protocol::command::{CommandKind, NoticeTo, RefusalCode};
 use reeve_protocol::event::Alert;
 use reeve_protocol::link::ExtendLink;
 
@@ -248,4 +248,20 @@ fn a_link_counts_as_the_owners_and_not_as_that_of_an_owner_that_was() {
         "{extended:?}"
     );
     assert_eq!(world.term().ends_at, T0 + days(30) + Span::from_days(30));
+}
+
+#[test]
+fn an_operator_may_have_people_told_and_nobody_else_may() {
+    for (to, expected) in [(NoticeTo::Operators, true), (NoticeTo::Owner, false)] {
+        let mut world = World::created(policy());
+        world.background();
+        let kind = CommandKind::NoticeSend { to, text: "mind the disk".into() };
+        assert_eq!(world.ask(user("alice"), kind.clone()).unwrap_err().code, RefusalCode::Denied);
+        world.ask(operator(), kind).unwrap();
+        let told = world.times(|effect| {
+            matches!(effect, Effect::Notify { to, notice: Notice::Alert { alert: Alert::Rule, message } }
+                if message == "mind the disk" && (*to == Audience::Operators) == expected)
+        });
+        assert_eq!(told, 1, "{to:?}");
+    }
 }

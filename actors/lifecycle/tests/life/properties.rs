@@ -95,7 +95,8 @@ fn terms(n: u8) -> Policy {
         extend_roles: vec!["lead".into()],
         ..LeasePolicy::default()
     };
-    let backup = BackupPolicy { keep_last: 1, daily: 2, weekly: 0, ..BackupPolicy::default() };
+    let backup =
+        BackupPolicy { keep_last: 1, daily: 2, weekly: 0, reverify: days(u64::from(n % 5)), ..BackupPolicy::default() };
     Policy { lease, backup, exempt: n % 16 == 15, ..Policy::default() }
 }
 

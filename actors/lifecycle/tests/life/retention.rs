@@ -4,6 +4,7 @@ use reeve_lifecycle::input::Reason;
 use reeve_lifecycle::policy::BackupPolicy;
 use reeve_lifecycle::record::BackupState;
 use reeve_lifecycle::{Done, Effect, Outcome, Policy, next_deadline};
+use reeve_protocol::Span;
 use reeve_protocol::command::{CommandKind, RefusalCode};
 use reeve_protocol::event::BackupPurpose;
 
@@ -31,6 +32,7 @@ const NONE: BackupPolicy = BackupPolicy {
     monthly: 0,
     keep_manual: 1,
     keep_final: days(90),
+    reverify: Span::ZERO,
 };
 
 #[test]

@@ -33,7 +33,7 @@ fn the_new_vm_remembers_its_ancestor_and_has_a_new_lease() {
     let mut world = World::unseen(policy());
     world.now = T0 + secs(30);
     world.input(VmInput::Introduced {
-        revived_from: other_vm(),
+        revived_from: Some(other_vm()),
         facts: facts(VmState::Active),
         said: asked(world.now),
     });
@@ -44,7 +44,7 @@ fn the_new_vm_remembers_its_ancestor_and_has_a_new_lease() {
     );
     let before = world.rec.clone();
     world.input(VmInput::Introduced {
-        revived_from: other_vm(),
+        revived_from: Some(other_vm()),
         facts: facts(VmState::Active),
         said: asked(world.now),
     });
@@ -113,6 +113,7 @@ fn a_new_vm_that_went_before_it_was_introduced_ends_the_revival_and_a_human_is_t
     }
     assert!(world.rec.operation.is_none());
     assert_eq!((world.raised(Alert::ReviveStuck), launches(&world)), (1, 1));
+    assert_eq!((world.count("vm.revive-started"), world.count("vm.revive-failed")), (1, 1));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! reeve_ports::bus_conformance!(#[tokio::test] Fixture::new().await);
 //! ```
 //!
-//! Each case gets a fixture of its own, whose queues and dead letters are empty.
+//! Each case gets a fixture of its own, whose queues and dead letters are empty. Its bus keeps events `backup.*` for rules.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -81,6 +81,7 @@ macro_rules! bus_conformance {
             a_reply_reaches_who_waits_for_it
             a_reply_that_nobody_waits_for_is_no_failure
             notifications_arrive_at_their_clouds_intake
+            events_for_rules_wait_until_they_are_settled
         );
     };
     (@cases #[$test:meta] $fixture:expr; $($case:ident)*) => {
@@ -531,4 +532,36 @@ pub async fn notifications_arrive_at_their_clouds_intake(fixture: &mut impl BusF
     expect_nothing(fixture, &mut at_east).await;
     let letter = dead_letters(fixture, 1).await.remove(0);
     assert_eq!(letter.source, Queue::Intake(east).name());
+}
+
+/// And others do not come; whoever is there shares them, and a restart loses none.
+pub async fn events_for_rules_wait_until_they_are_settled(fixture: &mut impl BusFixture) {
+    let vm = new_vm();
+    let source = EventSource { cluster: "suite".into(), node: NodeId::new("n1").expect("a name of a test") };
+    let missed = |sequence| {
+        let kind = EventKind::BackupMissed { due_at: Timestamp::EPOCH };
+        Event { sequence, at: Timestamp::EPOCH, vm, kind }.to_cloud_event(&source)
+    };
+    publish_event(fixture, &missed(1)).await;
+    publish_event(fixture, &event(vm, 2, 1)).await;
+    publish_event(fixture, &missed(3)).await;
+    fixture.restart().await;
+    let mut consumer = consume(fixture, &Queue::Rules, 1).await;
+    let first = next(fixture, &mut consumer).await;
+    assert_eq!(first.message.message_id, Some(missed(1).id.0));
+    assert_eq!(first.message.body, EventView::new(0, &missed(1)).json.as_bytes());
+    drop(first);
+    let again = next(fixture, &mut consumer).await;
+    assert_eq!(again.message.message_id, Some(missed(1).id.0));
+    ack(again).await;
+    let third = next(fixture, &mut consumer).await;
+    assert_eq!(third.message.message_id, Some(missed(3).id.0), "what no rule is for does not come");
+    bury(third, "no channel").await;
+    expect_nothing(fixture, &mut consumer).await;
+    let letter = dead_letters(fixture, 1).await.remove(0);
+    assert_eq!((letter.source, letter.reason.as_str()), (Queue::Rules.name(), "no channel"));
+    fixture.bus().replay_dead(letter.number).await.expect("a dead letter can be replayed");
+    let replayed = next(fixture, &mut consumer).await;
+    assert_eq!(replayed.message.message_id, Some(missed(3).id.0));
+    ack(replayed).await;
 }

@@ -9,6 +9,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use reeve_lifecycle::effect::{Disk, Inventory};
 use reeve_protocol::observation::{Said, VmFacts, VmState};
+use reeve_protocol::provision::ServerPlan;
 use reeve_protocol::{BackupId, Timestamp, VmId};
 use uuid::Uuid;
 
@@ -17,7 +18,7 @@ use crate::cloud::{
 };
 
 /// How often the suite looks again before it gives up.
-const MAX_LOOKS: usize = 600;
+pub(super) const MAX_LOOKS: usize = 600;
 /// The most pages that a listing of a test's cloud has.
 const MAX_PAGES: usize = 1_000;
 
@@ -29,6 +30,9 @@ pub trait CloudFixture: Send + Sync {
 
     /// Makes a VM as a user would, with at least one volume of its own and one public address. Need not wait for it.
     async fn boot(&self, name: &str) -> VmId;
+
+    /// A plan of what the cloud has: with a public address, at least one volume and at least one rule.
+    fn plan(&self) -> ServerPlan;
 
     /// Lets some time pass: the cloud's own, or real time.
     async fn wait(&self);
@@ -50,6 +54,7 @@ pub async fn run(fixture: &dyn CloudFixture) {
     a_launch_is_found_by_its_operation(fixture).await;
     a_deleted_vm_leaves_nothing(fixture).await;
     hosts_are_told(fixture).await;
+    super::provision::run(fixture).await;
 }
 
 async fn show(fixture: &dyn CloudFixture, vm: VmId) -> (VmFacts, Said) {
@@ -67,7 +72,7 @@ async fn until<F: Fn(&VmFacts) -> bool>(fixture: &dyn CloudFixture, vm: VmId, wh
     panic!("{vm} never became {what}: {:?}", show(fixture, vm).await.0)
 }
 
-async fn until_settled(fixture: &dyn CloudFixture, vm: VmId, state: VmState) -> VmFacts {
+pub(super) async fn until_settled(fixture: &dyn CloudFixture, vm: VmId, state: VmState) -> VmFacts {
     until(fixture, vm, state.as_nova(), |facts| facts.state == state && facts.task.is_none()).await
 }
 
@@ -77,7 +82,7 @@ async fn booted(fixture: &dyn CloudFixture, name: &str) -> VmId {
     vm
 }
 
-async fn inventory(fixture: &dyn CloudFixture, vm: VmId) -> Inventory {
+pub(super) async fn inventory(fixture: &dyn CloudFixture, vm: VmId) -> Inventory {
     fixture.cloud().inventory(vm).await.unwrap_or_else(|why| panic!("inventory of {vm}: {why}"))
 }
 
@@ -319,7 +324,7 @@ async fn a_launch_is_found_by_its_operation(fixture: &dyn CloudFixture) {
     assert_eq!(launched().await, [(made, true)], "a launch is found when its VM is gone");
 }
 
-async fn until_gone(fixture: &dyn CloudFixture, vm: VmId) {
+pub(super) async fn until_gone(fixture: &dyn CloudFixture, vm: VmId) {
     let cloud = fixture.cloud();
     let mut looks = 0;
     while !matches!(cloud.show(vm).await, Err(CloudError::NotFound(_))) {

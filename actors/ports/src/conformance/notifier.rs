@@ -1,7 +1,7 @@
 //! What every [`Notifier`] must do.
 
 use reeve_lifecycle::Extendable;
-use reeve_lifecycle::effect::{Audience, EffectKey, Notice};
+use reeve_lifecycle::effect::{Audience, Delivery, EffectKey, Notice};
 use reeve_protocol::event::{Alert, Offer};
 use reeve_protocol::{Generation, Span, Timestamp, UserId, VmId};
 use uuid::Uuid;
@@ -34,7 +34,9 @@ fn offer(notice: &Notice, owner: &UserId) -> Option<Extendable> {
         | Notice::Extended { .. }
         | Notice::Ended
         | Notice::Revived { .. }
-        | Notice::Alert { .. } => return None,
+        | Notice::Alert { .. }
+        | Notice::Delivered(_)
+        | Notice::ProvisionFailed { .. } => return None,
     };
     Some(Extendable { ends_at, owner: owner.clone(), until: ends_at + Span::from_days(2) })
 }
@@ -53,6 +55,13 @@ pub fn notices() -> Vec<Notice> {
         Notice::Ended,
         Notice::Revived { new_vm: VmId::new(Uuid::nil()) },
         Notice::Alert { alert: Alert::RepairExhausted, message: "in words".to_owned() },
+        Notice::Delivered(Delivery {
+            vm: VmId::new(Uuid::nil()),
+            name: "web".to_owned(),
+            addresses: vec!["203.0.113.7".to_owned()],
+            key: None,
+        }),
+        Notice::ProvisionFailed { reason: "no quota".to_owned() },
     ]
 }
 

@@ -97,6 +97,7 @@ impl NodeHandle {
             AdminRequest::VmShow(vm)
             | AdminRequest::VmHistory(vm)
             | AdminRequest::BackupList(vm)
+            | AdminRequest::LeaseOffer(vm)
             | AdminRequest::ActorTree(Some(vm))
             | AdminRequest::ActorKill { vm, .. }
             | AdminRequest::ActorRestart { vm, .. } => self.at_owner(by, vm, request, deadline).await,
@@ -130,6 +131,7 @@ impl NodeHandle {
             AdminRequest::VmShow(vm) => self.show(by, vm).await,
             AdminRequest::VmHistory(vm) => self.history(by, vm).await,
             AdminRequest::BackupList(vm) => self.backups(by, vm).await,
+            AdminRequest::LeaseOffer(vm) => self.offer(by, vm).await,
             AdminRequest::Command(command) => self.command(by, command).await,
             AdminRequest::Events { since, after, subject, limit } => self.events(since, after, subject, limit).await,
             AdminRequest::DeadList { from, limit } => {

@@ -10,6 +10,7 @@
 mod command;
 mod introduction;
 mod notification;
+mod rules;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use reeve_ports::{Bus, Consumer, Delivery, Queue, Settlement};
 use reeve_protocol::{CloudName, ShardId};
 use tokio::task::JoinSet;
 
-pub(super) use self::command::{answer_of, resolve_policy};
+pub(super) use self::command::{answer_of, sending};
 pub(super) use self::introduction::ClusterIntroducer;
 use crate::node::router::Standing;
 use crate::shared::Shared;
@@ -34,6 +35,8 @@ const HEADER_CLOUD: &str = "x-reeve-cloud";
 /// A message that was delivered this often without an end takes others down with it. A node that is killed returns
 /// messages too, so the limit is far above what restarts bring about.
 const MAX_REDELIVERIES: u32 = 100;
+/// The most events that rules are acting on at once.
+const MAX_RULED: u16 = 64;
 /// The wait before the bus is asked again for a queue.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -47,6 +50,12 @@ pub(super) async fn intake(shared: Arc<Shared>, cloud: CloudName) {
 /// Takes in producers' commands.
 pub(super) async fn requests(shared: Arc<Shared>) {
     pump(Arc::clone(&shared), Queue::Requests, move |delivery| command::take(Arc::clone(&shared), delivery)).await;
+}
+
+/// Does what rules say of events.
+pub(super) async fn rules(shared: Arc<Shared>) {
+    let runner = Arc::new(rules::Runner::new(Arc::clone(&shared)));
+    pump(shared, Queue::Rules, move |delivery| rules::take(Arc::clone(&runner), delivery)).await;
 }
 
 /// Takes in what other nodes routed to a shard.
@@ -108,13 +117,22 @@ where
 
 async fn consume(shared: &Shared, queue: &Queue) -> Consumer {
     loop {
-        match shared.bus.consume(queue, shared.config.runtime.prefetch).await {
+        match shared.bus.consume(queue, prefetch(shared, queue)).await {
             Ok(consumer) => return consumer,
             Err(error) => {
                 tracing::warn!(queue = %queue.name(), %error, "a queue cannot be consumed; it is tried again");
             }
         }
         shared.clock.sleep(AGAIN).await;
+    }
+}
+
+fn prefetch(shared: &Shared, queue: &Queue) -> u16 {
+    let most = shared.config.runtime.prefetch;
+    match queue {
+        // Each may wait for a channel to people for minutes.
+        Queue::Rules if most > MAX_RULED => MAX_RULED,
+        Queue::Rules | Queue::Requests | Queue::Shard(_) | Queue::Intake(_) => most,
     }
 }
 

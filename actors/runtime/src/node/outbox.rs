@@ -21,9 +21,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use reeve_lifecycle::VmRecord;
 use reeve_ports::{Address, Clock, Message};
 use reeve_protocol::VmId;
-use reeve_protocol::event::Event;
+use reeve_protocol::event::{About, CloudEvent, Event};
 use tokio::sync::Notify;
 
 pub(crate) use self::unrecorded::Unrecorded;
@@ -127,7 +128,7 @@ async fn publish_all<P: Future<Output = bool>>(
 /// Publishes the outbox of one VM in order; false when the bus failed.
 async fn publish(shared: &Shared, mut batch: Batch<'_>) -> bool {
     let Some(handle) = batch.handle.clone() else { return true };
-    let Some(events) = handle.look(|record| record.outbox.clone()).await else {
+    let Some((events, about)) = handle.look(|record| (record.outbox.clone(), about(record))).await else {
         // Its successor announces again.
         batch.handle = None;
         return true;
@@ -136,7 +137,7 @@ async fn publish(shared: &Shared, mut batch: Batch<'_>) -> bool {
     let mut failed = false;
     for event in &events {
         let to = Address::Events(event.routing_key().to_owned());
-        let publishing = shared.bus.publish(&to, message(shared, event));
+        let publishing = shared.bus.publish(&to, message(shared, event, &about));
         match within(shared.clock.as_ref(), shared.ports.timeouts.call, publishing).await {
             Some(Ok(())) => through = Some(event.sequence),
             Some(Err(error)) => {
@@ -163,8 +164,17 @@ async fn publish(shared: &Shared, mut batch: Batch<'_>) -> bool {
     !failed
 }
 
-fn message(shared: &Shared, event: &Event) -> Message {
-    let cloud_event = event.to_cloud_event(&shared.source);
+/// Where a VM belongs now: an event that is published again, later, may say otherwise.
+fn about(record: &VmRecord) -> About {
+    About {
+        cloud: Some(record.cloud.clone()),
+        project: record.facts.project.clone(),
+        policy: Some(record.policy.name.clone()),
+    }
+}
+
+fn message(shared: &Shared, event: &Event, about: &About) -> Message {
+    let cloud_event = CloudEvent { about: about.clone(), ..event.to_cloud_event(&shared.source) };
     let body = serde_json::to_vec(&cloud_event).expect("an event is plain data with text keys");
     Message {
         body: Bytes::from(body),

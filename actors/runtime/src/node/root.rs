@@ -5,7 +5,7 @@
 //!           ├─ shard owners ── (the VMs, on arbiters)
 //!           ├─ clock-watch
 //!           ├─ reconciler/<cloud>
-//!           ├─ shard-queue/<n>, intake/<cloud>, requests
+//!           ├─ shard-queue/<n>, intake/<cloud>, requests, rules
 //! ```
 //!
 //! Strategy: one for one. What one of them needs of another is in the store, in the records or on the bus, never in the
@@ -51,6 +51,7 @@ impl Part {
                 Service::Reconciler(_)
                 | Service::Intake(_)
                 | Service::Requests
+                | Service::Rules
                 | Service::ShardQueue(_)
                 | Service::ClockWatch => true,
                 Service::Outbox | Service::LoadReport => false,
@@ -114,8 +115,14 @@ impl RootState {
             .chain(shards.map(Service::ShardQueue))
             .chain(clouds().map(Service::Intake))
             .chain(std::iter::once(Service::Requests))
+            .chain(self.rules())
             .map(Part::Service)
             .collect()
+    }
+
+    /// Without rules there is nothing to take, and perhaps no queue.
+    fn rules(&self) -> Option<Service> {
+        (!self.shared.config.runtime.rules.is_empty()).then_some(Service::Rules)
     }
 
     async fn start(&mut self, part: Part, myself: &ActorRef<ToRoot>) {

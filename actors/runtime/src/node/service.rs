@@ -27,6 +27,8 @@ pub(super) enum Service {
     Intake(CloudName),
     /// Takes in producers' commands.
     Requests,
+    /// Does what rules say of events.
+    Rules,
     /// Takes in what was routed to a shard.
     ShardQueue(ShardId),
 }
@@ -41,6 +43,7 @@ impl Service {
             Self::Reconciler(cloud) => format!("reconciler/{cloud}"),
             Self::Intake(cloud) => format!("intake/{cloud}"),
             Self::Requests => "requests".to_owned(),
+            Self::Rules => "rules".to_owned(),
             Self::ShardQueue(shard) => format!("shard-queue/{shard}"),
         }
     }
@@ -53,6 +56,7 @@ impl Service {
             Self::Reconciler(cloud) => reconciler::run(shared, cloud).boxed(),
             Self::Intake(cloud) => consumer::intake(shared, cloud).boxed(),
             Self::Requests => consumer::requests(shared).boxed(),
+            Self::Rules => consumer::rules(shared).boxed(),
             Self::ShardQueue(shard) => consumer::shard_queue(shared, shard).boxed(),
         }
     }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use futures::TryStreamExt;
 use reeve_lifecycle::effect::{Disk, Snapshot, StoredDisk};
 use reeve_lifecycle::{Done, Outcome};
 use reeve_ports::cloud::{CloudSnapshot, SnapshotState, snapshot_name};
@@ -100,8 +103,12 @@ async fn try_store(attempt: Attempt<'_>, backup: BackupId, snapshot: &Snapshot) 
         None => return Ok(not_applied(format!("snapshot {} is gone", snapshot.id))),
     };
     let content = attempt.cloud.read_snapshot(vm, &snapshot.id).await.map_err(|error| look_failed(&error))?;
+    let moved = Arc::clone(&attempt.vm.moved);
+    let counted = content.inspect_ok(move |bytes| {
+        moved.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    });
     let path = attempt.vm.path(backup);
-    let stored = attempt.vault.store(&path, &snapshot.disk, content).await.map_err(|e| vault_failed(&e))?;
+    let stored = attempt.vault.store(&path, &snapshot.disk, Box::pin(counted)).await.map_err(|e| vault_failed(&e))?;
     // A stream that ends early is no error to whoever reads it; the size is.
     if stored.bytes != expected {
         return Ok(retryable(format!("short read: {} of {expected} bytes", stored.bytes)));

@@ -30,11 +30,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use reeve_lifecycle::effect::{Disk, Inventory, StoredDisk};
-use reeve_ports::cloud::{CloudSnapshot, DiskSource, HostHealth, LaunchSpec, ListPage};
+use reeve_ports::cloud::{Blueprint, CloudSnapshot, DiskSource, HostHealth, LaunchSpec, ListPage, PartState};
 use reeve_ports::notifier::{Letter, NotifierError};
 use reeve_ports::vault::{BackupPath, Manifest, Verification};
 use reeve_ports::{Clock, Cloud, CloudError, Notifier, Vault, VaultError};
 use reeve_protocol::observation::{Said, VmFacts};
+use reeve_protocol::provision::{Part, ServerPlan};
 use reeve_protocol::{BackupId, CloudName, Timestamp, VmId};
 use tokio::sync::watch;
 
@@ -247,8 +248,30 @@ impl Cloud for GuardedCloud {
     async fn restore_in_place(&self, vm: VmId, operation: &str, disks: Vec<DiskSource>) -> Result<(), CloudError> {
         self.act(self.inner.restore_in_place(vm, operation, disks)).await
     }
+    async fn drop_sources(&self, operation: &str) -> Result<(), CloudError> {
+        self.act(self.inner.drop_sources(operation)).await
+    }
     async fn last_restore(&self, vm: VmId) -> Result<Option<String>, CloudError> {
         self.inner.last_restore(vm).await
+    }
+    async fn check_plan(&self, plan: &ServerPlan) -> Result<(), CloudError> {
+        self.inner.check_plan(plan).await
+    }
+    async fn find_part(&self, blueprint: &Blueprint, part: Part) -> Result<PartState, CloudError> {
+        // It may remove what is there twice.
+        self.act(self.inner.find_part(blueprint, part)).await
+    }
+    async fn make_part(&self, blueprint: &Blueprint, part: Part) -> Result<(), CloudError> {
+        self.act(self.inner.make_part(blueprint, part)).await
+    }
+    async fn remove_parts(&self, operation: &str) -> Result<bool, CloudError> {
+        self.act(self.inner.remove_parts(operation)).await
+    }
+    async fn remove_remains(&self, vm: VmId) -> Result<bool, CloudError> {
+        self.act(self.inner.remove_remains(vm)).await
+    }
+    async fn console(&self, vm: VmId) -> Result<String, CloudError> {
+        self.inner.console(vm).await
     }
     async fn hosts(&self) -> Result<Vec<HostHealth>, CloudError> {
         self.inner.hosts().await

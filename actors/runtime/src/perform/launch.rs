@@ -22,13 +22,14 @@ use std::collections::BTreeMap;
 
 use reeve_lifecycle::policy::POLICY_KEY;
 use reeve_lifecycle::{Done, Outcome};
-use reeve_ports::cloud::{DiskSource, LaunchSpec, OPERATION_KEY, REVIVED_FROM_KEY};
+use reeve_ports::CloudError;
+use reeve_ports::cloud::{DiskSource, LaunchSpec, OPERATION_KEY, OWNER_KEY, REVIVED_FROM_KEY};
 use reeve_protocol::observation::{VmFacts, VmState};
 use reeve_protocol::{BackupId, VmId};
 
 use super::server::{Seen, discard, look, unlocked};
 use super::wait::Patience;
-use super::{Attempt, act_failed, look_failed, not_applied, unknown, vault_failed};
+use super::{Attempt, act_failed, look_failed, not_applied, retryable, unknown, vault_failed};
 
 /// Makes a new VM from a backup, unless this operation has made one.
 pub(super) async fn launch(attempt: Attempt<'_>, backup: BackupId, name: &str) -> Outcome {
@@ -39,13 +40,28 @@ async fn try_launch(attempt: Attempt<'_>, backup: BackupId, name: &str) -> Resul
     let operation = attempt.vm.operation(attempt.pending);
     let new_vm = match made_before(attempt, &operation).await? {
         Some(Made::There(new_vm)) => new_vm,
-        Some(Made::Gone(new_vm)) => return Ok(Outcome::Done(Done::Launched { new_vm })),
-        None => make(attempt, backup, name, &operation).await?,
+        Some(Made::Gone(new_vm)) => {
+            drop_sources(attempt, &operation).await?;
+            return Ok(Outcome::Done(Done::Launched { new_vm }));
+        }
+        None => match make(attempt, backup, name, &operation).await {
+            Ok(new_vm) => new_vm,
+            Err(outcome) => {
+                if matches!(outcome, Outcome::NotApplied { .. }) {
+                    take_back(attempt, &operation).await;
+                }
+                return Err(outcome);
+            }
+        },
     };
     match settled(attempt, new_vm, |facts| facts.launched_at.is_some()).await? {
-        Settled::Ready => Ok(Outcome::Done(Done::Launched { new_vm })),
+        Settled::Ready => {
+            drop_sources(attempt, &operation).await?;
+            Ok(Outcome::Done(Done::Launched { new_vm }))
+        }
         Settled::Failed(facts) if never_ran(&facts, &operation) => {
             discard(attempt, new_vm).await?;
+            drop_sources(attempt, &operation).await?;
             Ok(not_applied(format!("the new VM {new_vm} ended in state error and was removed")))
         }
         Settled::Failed(_) => Ok(not_applied(format!("the new VM {new_vm} is in state error"))),
@@ -55,19 +71,51 @@ async fn try_launch(attempt: Attempt<'_>, backup: BackupId, name: &str) -> Resul
 async fn make(attempt: Attempt<'_>, backup: BackupId, name: &str, operation: &str) -> Result<VmId, Outcome> {
     let disks = sources(attempt, backup).await?;
     attempt.confirm().await?;
+    let mut metadata = BTreeMap::from([
+        (OPERATION_KEY.to_owned(), operation.to_owned()),
+        (REVIVED_FROM_KEY.to_owned(), attempt.vm.vm.to_string()),
+        // A VM lives again under the terms that it had, and belongs to whom it belonged.
+        (POLICY_KEY.to_owned(), attempt.vm.policy.clone()),
+    ]);
+    if let Some(owner) = &attempt.vm.owner {
+        metadata.insert(OWNER_KEY.to_owned(), owner.to_string());
+    }
     let spec = LaunchSpec {
         name: name.to_owned(),
-        metadata: BTreeMap::from([
-            (OPERATION_KEY.to_owned(), operation.to_owned()),
-            (REVIVED_FROM_KEY.to_owned(), attempt.vm.vm.to_string()),
-            // A VM lives again under the terms that it had.
-            (POLICY_KEY.to_owned(), attempt.vm.policy.clone()),
-        ]),
+        metadata,
         like: attempt.vm.vm,
         addresses: attempt.vm.inventory.addresses.len(),
         disks,
     };
     attempt.cloud.launch(spec).await.map_err(|error| act_failed(&error))
+}
+
+/// Removes what was made for a server that is refused: its port, its addresses, what was uploaded. It may be asked for
+/// again, and is given up one day; what cannot be removed now is removed then, or stays under its tag.
+async fn take_back(attempt: Attempt<'_>, operation: &str) {
+    let patience = Patience::new(attempt.clock(), attempt.timeouts().settle, attempt.timeouts().look_every);
+    loop {
+        match attempt.cloud.remove_parts(operation).await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => return tracing::warn!(%operation, %error, "what was made for a launch stays"),
+        }
+        if !patience.again().await {
+            return;
+        }
+    }
+}
+
+/// Removes what was uploaded. What a cloud will not remove is no reason to begin again.
+async fn drop_sources(attempt: Attempt<'_>, operation: &str) -> Result<(), Outcome> {
+    match attempt.cloud.drop_sources(operation).await {
+        Ok(()) | Err(CloudError::NotFound(_)) => Ok(()),
+        Err(error @ CloudError::Refused(_)) => {
+            tracing::warn!(%operation, %error, "what was uploaded stays");
+            Ok(())
+        }
+        Err(error @ (CloudError::Unavailable(_) | CloudError::Unknown(_))) => Err(retryable(error.to_string())),
+    }
 }
 
 /// Whether a VM that failed carries the tag of this operation and never ran: then nothing of anybody's is in it.
@@ -176,7 +224,10 @@ async fn try_restore(attempt: Attempt<'_>, backup: BackupId) -> Result<Outcome, 
         answer.map_err(|error| act_failed(&error))?;
     }
     match settled(attempt, vm, |_| true).await? {
-        Settled::Ready => Ok(Outcome::Done(Done::Plain)),
+        Settled::Ready => {
+            drop_sources(attempt, &operation).await?;
+            Ok(Outcome::Done(Done::Plain))
+        }
         Settled::Failed(_) => Ok(not_applied(format!("VM {vm} is in state error"))),
     }
 }

@@ -16,21 +16,25 @@ mod guard;
 mod launch;
 mod notify;
 mod probe;
+mod provision;
 mod server;
 pub(crate) mod wait;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use reeve_lifecycle::effect::{Disk, Inventory};
+use reeve_lifecycle::operation::{EndingStep, Operation, ReplyTo};
 use reeve_lifecycle::record::Presence;
 use reeve_lifecycle::{Effect, Extendable, Outcome, PendingEffect, VmInput, VmRecord, offered};
+use reeve_ports::cloud::{Blueprint, OPERATION_KEY, OWNER_KEY};
 use reeve_ports::vault::BackupPath;
 use reeve_ports::{Clock, Cloud, CloudError, Coordination, GuestProbe, Notifier, Vault, VaultError};
-use reeve_protocol::{BackupId, CloudName, Epoch, HostName, ShardId, VmId};
+use reeve_protocol::{BackupId, CloudName, Epoch, HostName, ShardId, UserId, VmId};
 
 pub use self::guard::Acts;
 use self::guard::{Guard, GuardedCloud, GuardedNotifier, GuardedVault};
@@ -53,11 +57,15 @@ pub struct Ports {
     pub timeouts: Timeouts,
 }
 
-/// Hands an input to another VM's supervisor and waits until it is committed.
+/// Hands an input to another VM's supervisor and waits until it is committed; and tells producers what came of requests.
 #[async_trait]
 pub trait Introducer: Send + Sync + 'static {
     /// Hands it over. An error is temporary: the input may or may not be committed, and may be handed over again.
     async fn introduce(&self, vm: VmId, cloud: &CloudName, input: VmInput) -> Result<(), String>;
+
+    /// Publishes word of a request, a JSON document of this type, where whoever asked waits for it. An error is temporary;
+    /// that nobody waits any more is none.
+    async fn report(&self, to: &ReplyTo, kind: &str, body: Vec<u8>) -> Result<(), String>;
 }
 
 /// In whose name effects are performed: the term of a shard's owner.
@@ -83,6 +91,8 @@ pub struct EffectContext {
     pub cloud: CloudName,
     /// Its name, for people.
     pub name: String,
+    /// Whom it belongs to.
+    pub owner: Option<UserId>,
     /// The name of its policy.
     pub policy: String,
     /// The host it was last seen on.
@@ -93,6 +103,13 @@ pub struct EffectContext {
     pub inventory: Inventory,
     /// What the notice offers that the effect tells, if it still stands; nothing for other effects.
     pub extendable: Option<Extendable>,
+    /// What is being made for the request that this is; nothing of a VM.
+    pub blueprint: Option<Arc<Blueprint>>,
+    /// Whether a backup is under way on the VM, by itself or as a part of its end: then it is one of its steps, unless it
+    /// only removes something.
+    pub is_of_a_backup: bool,
+    /// How many bytes of a disk went to the vault in this attempt: whoever looks at a backup sees it, nobody keeps it.
+    pub moved: Arc<AtomicU64>,
     /// In whose name.
     pub ownership: Arc<Ownership>,
 }
@@ -106,11 +123,15 @@ impl EffectContext {
             vm: record.vm,
             cloud: record.cloud.clone(),
             name: record.facts.name.clone(),
+            owner: record.facts.user.clone(),
             policy: record.policy.name.clone(),
             host: record.facts.host.clone(),
             presence: record.presence,
             inventory: entry.map(|entry| entry.inventory.clone()).unwrap_or_default(),
             extendable: effect.notice().and_then(|notice| offered(record, notice)),
+            blueprint: blueprint(record).map(Arc::new),
+            is_of_a_backup: is_backed_up(record),
+            moved: Arc::default(),
             ownership,
         }
     }
@@ -131,6 +152,16 @@ impl EffectContext {
     fn disks(&self) -> impl Iterator<Item = Disk> + '_ {
         let volumes = self.inventory.volumes.iter().map(|volume| Disk::Volume(volume.id.clone()));
         std::iter::once(Disk::Root).chain(volumes)
+    }
+}
+
+fn is_backed_up(record: &VmRecord) -> bool {
+    match &record.operation {
+        Some(Operation::Backup(_)) => true,
+        Some(Operation::Ending(run)) => matches!(run.step, EndingStep::BackUp(_)),
+        Some(Operation::Repair(_) | Operation::Revive(_) | Operation::Action(_) | Operation::Provision(_)) | None => {
+            false
+        }
     }
 }
 
@@ -186,6 +217,11 @@ impl<'a> Attempt<'a> {
             Effect::RestoreInPlace { backup } => Box::pin(launch::restore_in_place(self, *backup)),
             Effect::Launch { backup, name } => Box::pin(launch::launch(self, *backup, name)),
             Effect::Retest { probe, timeout } => Box::pin(probe::retest(self, *probe, *timeout)),
+            Effect::CheckPlan => Box::pin(provision::check_plan(self)),
+            Effect::MakePart { part } => Box::pin(provision::make_part(self, *part)),
+            Effect::AwaitReady { new_vm, addresses } => Box::pin(provision::await_ready(self, *new_vm, addresses)),
+            Effect::TakeBack => Box::pin(provision::take_back(self)),
+            Effect::Report { to, report } => Box::pin(provision::report(self, to, report)),
         }
     }
 
@@ -214,7 +250,11 @@ impl<'a> Attempt<'a> {
 fn limit(effect: &Effect, timeouts: &Timeouts) -> Duration {
     let calls = timeouts.call * 2;
     match effect {
-        Effect::Notify { .. } | Effect::TakeInventory | Effect::Introduce { .. } => calls,
+        Effect::Notify { .. }
+        | Effect::TakeInventory
+        | Effect::Introduce { .. }
+        | Effect::CheckPlan
+        | Effect::Report { .. } => calls,
         Effect::Retest { timeout, .. } => timeout.duration() + timeouts.call,
         Effect::Start
         | Effect::Stop
@@ -226,7 +266,10 @@ fn limit(effect: &Effect, timeouts: &Timeouts) -> Duration {
         | Effect::SealBackup { .. }
         | Effect::DeleteServer
         | Effect::DeleteVolume { .. }
-        | Effect::ReleaseAddress { .. } => timeouts.settle + calls,
+        | Effect::ReleaseAddress { .. }
+        | Effect::MakePart { .. }
+        | Effect::AwaitReady { .. }
+        | Effect::TakeBack => timeouts.settle + calls,
         Effect::SnapshotDisk { .. } => timeouts.snapshot + calls,
         Effect::StoreDisk { .. } | Effect::VerifyBackup { .. } | Effect::RestoreInPlace { .. } => {
             timeouts.transfer + timeouts.settle + calls
@@ -234,6 +277,17 @@ fn limit(effect: &Effect, timeouts: &Timeouts) -> Duration {
         // What failed to be built is removed too.
         Effect::Launch { .. } => timeouts.transfer + timeouts.settle * 2 + calls,
     }
+}
+
+/// What is being made for a request. All of it is one operation, whichever effect makes it.
+fn blueprint(record: &VmRecord) -> Option<Blueprint> {
+    let Some(Operation::Provision(run)) = &record.operation else { return None };
+    let operation = format!("{}/provision", record.vm);
+    let mut metadata = BTreeMap::from([(OPERATION_KEY.to_owned(), operation.clone())]);
+    if let Some(owner) = &run.owner {
+        metadata.insert(OWNER_KEY.to_owned(), owner.to_string());
+    }
+    Some(Blueprint { operation, plan: run.plan.clone(), metadata, user_data: run.user_data.clone() })
 }
 
 fn retryable(reason: impl Into<String>) -> Outcome {

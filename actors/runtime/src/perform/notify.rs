@@ -35,7 +35,9 @@ pub(super) async fn introduce(attempt: Attempt<'_>, new_vm: VmId) -> Outcome {
         Err(CloudError::NotFound(_)) => return not_applied(format!("the new VM {new_vm} is gone")),
         Err(error) => return look_failed(&error),
     };
-    let input = VmInput::Introduced { revived_from: attempt.vm.vm, facts, said };
+    // A request for a VM is nobody's ancestor.
+    let revived_from = (!attempt.vm.presence.is_request()).then_some(attempt.vm.vm);
+    let input = VmInput::Introduced { revived_from, facts, said };
     match attempt.vm.ownership.introducer.introduce(new_vm, &attempt.vm.cloud, input).await {
         Ok(()) => Outcome::Done(Done::Plain),
         Err(reason) => retryable(reason),

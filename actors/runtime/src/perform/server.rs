@@ -183,7 +183,23 @@ async fn remove_server(attempt: Attempt<'_>, vm: VmId) -> Result<Outcome, Outcom
         Seen::There(facts) => unlocked(&facts).map(|()| Existence::There),
         Seen::Gone => Ok(Existence::Gone),
     };
-    remove(attempt, exists, async || attempt.cloud.delete_server(vm).await, "the VM").await
+    match remove(attempt, exists, async || attempt.cloud.delete_server(vm).await, "the VM").await? {
+        Outcome::Done(_) => remove_remains(attempt, vm).await,
+        other @ (Outcome::NotApplied { .. } | Outcome::Retryable { .. } | Outcome::Unknown { .. }) => Ok(other),
+    }
+}
+
+/// Removes what was made for a VM alone and does not go with it, and sees that it is gone.
+async fn remove_remains(attempt: Attempt<'_>, vm: VmId) -> Result<Outcome, Outcome> {
+    let patience = patience(attempt);
+    loop {
+        if attempt.cloud.remove_remains(vm).await.map_err(|error| act_failed(&error))? {
+            return Ok(Outcome::Done(Done::Plain));
+        }
+        if !patience.again().await {
+            return Ok(unknown("what was made for the VM is still there"));
+        }
+    }
 }
 
 async fn remove_volume(attempt: Attempt<'_>, volume: &str) -> Result<Outcome, Outcome> {

@@ -220,3 +220,23 @@ async fn a_prefetch_of_nothing_is_refused() {
     let (_folder, _db, bus) = open(BusLimits::default()).await;
     assert!(matches!(bus.consume(&Queue::Requests, 0).await, Err(BusError::Refused(_))));
 }
+
+#[tokio::test]
+async fn rules_that_do_not_keep_up_hold_up_no_event_and_the_same_event_comes_to_them_once() {
+    let (_folder, _db, bus) = open(BusLimits { queue_messages: 2, ..BusLimits::default() }).await;
+    for n in [1, 1, 2, 3, 4] {
+        let event = event(n, Timestamp::EPOCH);
+        let body = serde_json::to_vec(&event).unwrap().into();
+        let message = Message { body, message_id: Some(event.id.0), ..Message::default() };
+        bus.publish(&Address::Events("backup.missed".into()), message).await.unwrap();
+    }
+    assert_eq!(bus.history(Timestamp::MIN, None, 10).await.unwrap().len(), 4, "every event is published");
+    let mut rules = bus.consume(&Queue::Rules, 10).await.unwrap();
+    for n in [1, 2] {
+        let delivery = next(&mut rules).await;
+        assert_eq!(delivery.message.message_id, Some(event(n, Timestamp::EPOCH).id.0));
+        delivery.settle.settle(Settlement::Ack).await.unwrap();
+    }
+    publish_event(&bus, &event(5, Timestamp::EPOCH)).await.unwrap();
+    assert!(futures::FutureExt::now_or_never(rules.next()).is_none(), "no rule is for that one");
+}

@@ -38,7 +38,9 @@ impl Clock for StillClock {
 }
 
 async fn open_bus(db: &EmbeddedDb, limits: BusLimits) -> EmbeddedBus {
-    EmbeddedBus::open(db.clone(), Arc::new(StillClock), limits).await.unwrap()
+    let bus = EmbeddedBus::open(db.clone(), Arc::new(StillClock), limits).await.unwrap();
+    bus.route_to_rules(vec!["backup.*".to_owned()]);
+    bus
 }
 
 fn vm(n: u128) -> VmId {

@@ -53,6 +53,9 @@ pub(in crate::config) fn look(config: &Config, reader: &Reader<'_>) -> Found {
     }
     look.vault(&config.vault);
     look.rpc(config);
+    if let Some(http) = &config.http {
+        look.pair(["http.cert", "http.key"], http.cert.as_ref(), http.key.as_ref());
+    }
     if let Some(notify) = &config.notify {
         look.notify(notify);
     }

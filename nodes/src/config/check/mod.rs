@@ -5,7 +5,7 @@ use std::path::Path;
 
 use reeve_cluster::rabbitmq::BrokerUrl;
 use reeve_lifecycle::policy::Policies;
-use reeve_protocol::Span;
+use reeve_protocol::{Span, rule};
 use tracing_subscriber::EnvFilter;
 
 use super::openstack::OpenStackProblem;
@@ -16,6 +16,7 @@ use super::sections::{BusSection, CloudSection, Config, Driver, NotificationsSec
 
 mod cluster;
 mod files;
+mod http;
 mod notify;
 
 pub(crate) use cluster::{is_host_port, is_plain_name};
@@ -73,21 +74,30 @@ pub(super) fn completed(mut config: Config, reader: &Reader<'_>) -> Result<Confi
     if let Some(bus) = &config.bus {
         check_bus(bus, &mut complain);
     }
+    if let Some(section) = &config.http {
+        http::check(section, &mut complain);
+    }
     if let Some(section) = &config.notify {
         notify::check(section, &mut complain);
+    }
+    for (key, message) in config.provision.wrong() {
+        complain(&format!("provision.{key}"), message);
     }
     for (key, expected) in config.runtime.wrong() {
         complain(&format!("runtime.{key}"), expected.into());
     }
     check_clouds(&config.cloud, config.bus.is_some(), &mut complain);
     check_policies(&mut config, &mut complain);
+    check_rules(&config, &mut complain);
     if wrong.is_empty() { Ok(config) } else { Err(wrong) }
 }
 
 /// Everything that is wrong with the templates that a configuration names.
 pub(super) fn templates(config: &Config) -> Vec<Problem> {
     let folder = config.notify.as_ref().and_then(|section| section.templates.as_deref());
-    folder.map(notify::templates).unwrap_or_default()
+    let mut wrong = folder.map(notify::templates).unwrap_or_default();
+    wrong.extend(config.provision.to_rules().err().unwrap_or_default());
+    wrong
 }
 
 fn check_bus(bus: &BusSection, complain: &mut impl FnMut(&str, String)) {
@@ -182,6 +192,25 @@ fn check_policies(config: &mut Config, complain: &mut impl FnMut(&str, String)) 
     }
     if sound && let Err(error) = Policies::new(config.policy.clone()) {
         complain(&format!("policy.{}.{}", error.policy, error.key), error.why);
+    }
+}
+
+/// Every rule, and that what it names is there: a rule that never acts is a mistake.
+fn check_rules(config: &Config, complain: &mut impl FnMut(&str, String)) {
+    for (key, why) in rule::check(&config.rule) {
+        complain(&format!("rule{key}"), why);
+    }
+    for (index, rule) in config.rule.iter().enumerate() {
+        if let Some(cloud) = &rule.on.cloud
+            && !config.cloud.iter().any(|section| section.name == *cloud)
+        {
+            complain(&format!("rule[{index}].on.cloud"), format!("no cloud is called {:?}", cloud.as_str()));
+        }
+        if let Some(policy) = &rule.on.policy
+            && !config.policy.contains_key(policy)
+        {
+            complain(&format!("rule[{index}].on.policy"), format!("no policy is called {policy:?}"));
+        }
     }
 }
 

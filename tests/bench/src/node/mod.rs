@@ -22,7 +22,7 @@ use reeve_runtime::{Adapters, Node, NodeConfig, NodeHandle, Ports, RuntimeConfig
 use tokio::time::Instant;
 
 pub(crate) use self::cloud::{ListedCloud, facts_of};
-pub(crate) use self::ports::{CHUNK, CountingBus, CountingClock, FreeProbe, SYSTEM};
+pub(crate) use self::ports::{Alone, CHUNK, CountingBus, CountingClock, FreeProbe, SYSTEM};
 pub(crate) use self::store::{Commit, Kept, MadeStore};
 use crate::records;
 
@@ -136,7 +136,7 @@ impl Setup {
         let adapters = Adapters {
             store: Arc::clone(&world.store) as _,
             bus: Arc::clone(&world.bus) as _,
-            coordination: Arc::new(ports::Alone),
+            coordination: Arc::new(Alone),
             peers: Arc::new(NoPeers),
             ports,
             policies: self.policies,

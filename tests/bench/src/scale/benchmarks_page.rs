@@ -39,7 +39,7 @@ publisher confirms, acknowledgement after the commit.
 ";
 
 const BELOW: &str = "
-The column *of* is how many VMs, messages or calls a round is made of. What each benchmark does and what stands
+The column *of* is how many VMs, messages, calls or bytes a round is made of. What each benchmark does and what stands
 beside it is told at the head of its file in `tests/bench/src`. [scale.md](scale.md) computes from these figures what a
 large cluster needs.
 ";

@@ -231,7 +231,12 @@ impl Vm {
             | Effect::DeleteVolume { .. }
             | Effect::ReleaseAddress { .. }
             | Effect::RestoreInPlace { .. }
-            | Effect::Introduce { .. } => Done::Plain,
+            | Effect::Introduce { .. }
+            | Effect::CheckPlan
+            | Effect::MakePart { .. }
+            | Effect::AwaitReady { .. }
+            | Effect::TakeBack
+            | Effect::Report { .. } => Done::Plain,
         };
         VmInput::EffectDone { key: pending.key, outcome: Outcome::Done(done) }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use reeve_drivers::cloud::sim::CallKind;
 use reeve_lifecycle::Policy;
 use reeve_protocol::admin::{LeaseView, VmView};
-use reeve_protocol::event::CloudEvent;
+use reeve_protocol::event::{About, Category, CloudEvent};
 use reeve_protocol::{
     CloudName, Epoch, EventId, Generation, MessageId, NodeId, ShardId, Span, Timestamp, UserId, VmId,
 };
@@ -131,6 +131,8 @@ impl Tale {
             time: Timestamp::from_millis(self.now.as_millis() + std::mem::take(&mut self.off_ms)),
             sequence,
             datacontenttype: "application/json".to_owned(),
+            category: Category::default(),
+            about: About::default(),
             data,
         };
         self.say(What::Event { event: Box::new(event) });

@@ -131,6 +131,11 @@ impl Api {
         self.session.ticket(Line { http, config, clock: &*self.clock, gate }).await
     }
 
+    /// Whether the catalog has the service.
+    pub(super) async fn has(&self, service: Service) -> Result<bool, CloudError> {
+        Ok(self.ticket().await?.endpoint(service).is_ok())
+    }
+
     /// A success and when it was asked for; a token that is not taken is renewed once.
     async fn sent(&self, ask: &Ask, limit: Option<Duration>) -> Result<(Response, Duration), CloudError> {
         if !ask.is_sound() {

@@ -13,8 +13,17 @@ use super::session::Service;
 use super::version::{Micro, Need};
 
 /// What every healthy service answers soon, whatever its hosts do.
-const LISTINGS: [&str; 6] =
-    ["/servers/detail", "/os-services", "/v2/images", "/v2.0/networks", "/v2.0/ports", "/v2.0/floatingips"];
+const LISTINGS: [&str; 9] = [
+    "/servers/detail",
+    "/os-services",
+    "/flavors/detail",
+    "/v2/images",
+    "/v2.0/networks",
+    "/v2.0/ports",
+    "/v2.0/floatingips",
+    "/v2.0/security-groups",
+    "/volumes/detail",
+];
 
 /// A request that is to be made.
 #[derive(Clone)]
@@ -40,6 +49,15 @@ impl Ask {
 
     pub(super) fn post(service: Service, path: impl Into<String>, body: Value) -> Self {
         Self { body: Some(body), ..Self::new(Effect::Change, Method::POST, service, path) }
+    }
+
+    pub(super) fn put(service: Service, path: impl Into<String>, body: Value) -> Self {
+        Self { body: Some(body), ..Self::new(Effect::Change, Method::PUT, service, path) }
+    }
+
+    /// A POST that only looks.
+    pub(super) fn look(service: Service, path: impl Into<String>, body: Value) -> Self {
+        Self { body: Some(body), ..Self::new(Effect::Look, Method::POST, service, path) }
     }
 
     pub(super) fn delete(service: Service, path: impl Into<String>) -> Self {

@@ -4,9 +4,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use reeve_lifecycle::effect::{Disk, Inventory, Volume};
-use reeve_ports::cloud::{CloudSnapshot, DiskSource, HostHealth, LaunchSpec, ListPage};
+use reeve_ports::cloud::{Blueprint, CloudSnapshot, DiskSource, HostHealth, LaunchSpec, ListPage, PartState};
 use reeve_ports::{Cloud, CloudError};
 use reeve_protocol::observation::{Said, VmFacts, VmState};
+use reeve_protocol::provision::{Part, ServerPlan};
 use reeve_protocol::{HostName, Timestamp, VmId};
 use serde::Deserialize;
 use serde_json::json;
@@ -146,6 +147,7 @@ impl Cloud for OpenStackCloud {
     }
 
     async fn delete_server(&self, vm: VmId) -> Result<(), CloudError> {
+        self.api.note_remains(vm).await?;
         self.api.ask(Ask::delete(Service::Compute, format!("/servers/{vm}"))).await.map(|_| ())
     }
 
@@ -184,8 +186,36 @@ impl Cloud for OpenStackCloud {
         self.api.restore(vm, operation, disks).await
     }
 
+    async fn drop_sources(&self, operation: &str) -> Result<(), CloudError> {
+        self.api.drop_sources(operation).await
+    }
+
     async fn last_restore(&self, vm: VmId) -> Result<Option<String>, CloudError> {
         self.api.last_restore(vm).await
+    }
+
+    async fn check_plan(&self, plan: &ServerPlan) -> Result<(), CloudError> {
+        self.api.check_plan(plan).await
+    }
+
+    async fn find_part(&self, blueprint: &Blueprint, part: Part) -> Result<PartState, CloudError> {
+        self.api.find_part(blueprint, part).await
+    }
+
+    async fn make_part(&self, blueprint: &Blueprint, part: Part) -> Result<(), CloudError> {
+        self.api.make_part(blueprint, part).await
+    }
+
+    async fn remove_parts(&self, operation: &str) -> Result<bool, CloudError> {
+        self.api.remove_parts(operation).await
+    }
+
+    async fn remove_remains(&self, vm: VmId) -> Result<bool, CloudError> {
+        self.api.remove_remains(vm).await
+    }
+
+    async fn console(&self, vm: VmId) -> Result<String, CloudError> {
+        self.api.console(vm).await
     }
 
     async fn hosts(&self) -> Result<Vec<HostHealth>, CloudError> {

@@ -1,8 +1,6 @@
 //! Images in Glance: snapshots, and what a launch or a restore is made from.
 
-use bytes::Bytes;
 use futures::StreamExt;
-use futures::stream::{self, BoxStream};
 use reeve_ports::CloudError;
 use reeve_ports::cloud::{CloudSnapshot, DiskSource, SnapshotState};
 use reqwest::StatusCode;
@@ -10,6 +8,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::api::{Api, Ask};
+use super::content::{Content, Hash, whole};
+use super::format;
 use super::pages::Item;
 use super::session::Service;
 
@@ -18,8 +18,19 @@ use super::session::Service;
 pub(super) struct Image {
     pub(super) id: String,
     #[serde(default)]
+    pub(super) name: Option<String>,
+    #[serde(default)]
     pub(super) status: String,
     pub(super) size: Option<u64>,
+    /// The least root disk that it fits on, in GiB.
+    #[serde(default)]
+    pub(super) min_disk: u64,
+    /// The least memory of a server that is made of it, in MiB.
+    #[serde(default)]
+    pub(super) min_ram: u64,
+    /// The hash of its content, as Glance computed it when it was given; none of an image without content.
+    os_hash_algo: Option<String>,
+    os_hash_value: Option<String>,
     /// The server that it is a snapshot of, as Nova notes it.
     pub(super) instance_uuid: Option<String>,
 }
@@ -42,6 +53,10 @@ impl Image {
         }
     }
 
+    fn hash(&self) -> Option<Hash> {
+        Hash::of_record(self.os_hash_algo.as_deref(), self.os_hash_value.as_deref())
+    }
+
     pub(super) fn as_snapshot(&self) -> CloudSnapshot {
         CloudSnapshot { id: self.id.clone(), state: self.state() }
     }
@@ -60,8 +75,8 @@ impl Api {
         self.ask(Ask::delete(Service::Image, format!("/v2/images/{id}"))).await.map(|_| ())
     }
 
-    /// The content of an image that is there. A stream that ends early is an error of the stream.
-    pub(super) async fn read_image(&self, id: &str) -> Result<BoxStream<'static, std::io::Result<Bytes>>, CloudError> {
+    /// The content of an image that is there. What ends early, or is not what Glance was given, is an error of the stream.
+    pub(super) async fn read_image(&self, id: &str) -> Result<Content, CloudError> {
         let image = self.image(id).await?;
         let bytes = match image.state() {
             SnapshotState::Ready { bytes } => bytes,
@@ -73,20 +88,24 @@ impl Api {
             return Err(CloudError::Unavailable(format!("image {id} has no data yet")));
         }
         let content = response.bytes_stream().map(|chunk| chunk.map_err(std::io::Error::other));
-        Ok(whole(content.boxed(), bytes))
+        Ok(whole(content.boxed(), bytes, image.hash()))
     }
 
-    /// Makes an image out of a disk, or finds the one that an earlier attempt has made under this name.
-    pub(super) async fn upload_disk(&self, name: &str, source: DiskSource) -> Result<String, CloudError> {
+    /// Makes an image out of a disk, or finds the one that an earlier attempt has made under this name. The tag is the
+    /// operation's.
+    pub(super) async fn upload_disk(&self, tag: &str, name: &str, source: DiskSource) -> Result<String, CloudError> {
         for found in self.images_named(name).await? {
             if found.status == "active" && found.size == Some(source.bytes) {
                 return Ok(found.id);
             }
             self.delete_image(&found.id).await.or_else(gone_is_fine)?;
         }
-        let body = json!({ "name": name, "disk_format": "raw", "container_format": "bare", "visibility": "private" });
+        let (format, content) = format::recognised(source.content).await;
+        let body = json!({
+            "name": name, "disk_format": format, "container_format": "bare", "visibility": "private", "tags": [tag],
+        });
         let made: Image = self.ask(Ask::post(Service::Image, "/v2/images", body)).await.map_err(harmless)?.json()?;
-        let content = reqwest::Body::wrap_stream(whole(source.content, source.bytes));
+        let content = reqwest::Body::wrap_stream(whole(content, source.bytes, None));
         let sent = self.upload(&format!("/v2/images/{}/file", made.id), content, source.bytes).await;
         let looked = match sent {
             Ok(()) => self.image(&made.id).await,
@@ -130,33 +149,4 @@ pub(super) fn gone_is_fine(error: CloudError) -> Result<(), CloudError> {
         CloudError::NotFound(_) => Ok(()),
         CloudError::Refused(_) | CloudError::Unavailable(_) | CloudError::Unknown(_) => Err(error),
     }
-}
-
-/// The same stream, which fails at its end unless it had just so many bytes.
-fn whole(
-    content: BoxStream<'static, std::io::Result<Bytes>>,
-    bytes: u64,
-) -> BoxStream<'static, std::io::Result<Bytes>> {
-    let counted = stream::unfold((content, 0_u64, false), move |(mut content, came, over)| async move {
-        if over {
-            return None;
-        }
-        match content.next().await {
-            Some(Ok(chunk)) => {
-                let came = came + chunk.len() as u64;
-                if came > bytes {
-                    return Some((Err(wrong_length(came, bytes)), (content, came, true)));
-                }
-                Some((Ok(chunk), (content, came, false)))
-            }
-            Some(Err(error)) => Some((Err(error), (content, came, true))),
-            None if came == bytes => None,
-            None => Some((Err(wrong_length(came, bytes)), (content, came, true))),
-        }
-    });
-    counted.boxed()
-}
-
-fn wrong_length(came: u64, bytes: u64) -> std::io::Error {
-    std::io::Error::new(std::io::ErrorKind::UnexpectedEof, format!("{came} of {bytes} bytes came"))
 }

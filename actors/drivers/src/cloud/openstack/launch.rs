@@ -2,34 +2,29 @@
 //!
 //! ```text
 //! images (by name) ─► port with addresses (by name) ─► POST /servers, tagged ─┐
-//! images (by name) ─► volumes: os-reimage ─► rebuild, noted in the metadata ──┴─► images removed once it is over
+//! images (by name) ─► volumes: os-reimage ─► rebuild, noted in the metadata ──┴─► drop_sources: the images
 //! ```
 //!
 //! Everything that is made on the way is named by the operation and looked for first. Only the last step makes what
 //! cannot be taken for another's; whoever calls looks for it before the next attempt.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use reeve_lifecycle::effect::Disk;
 use reeve_ports::CloudError;
 use reeve_ports::cloud::{DiskSource, LaunchSpec, OPERATION_KEY};
-use reeve_protocol::observation::{VmFacts, VmState};
+use reeve_protocol::observation::VmFacts;
 use reeve_protocol::{Timestamp, VmId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::api::{Api, Ask};
-use super::images::gone_is_fine;
 use super::server::Record;
 use super::session::Service;
 use crate::cloud::RESTORED_BY_KEY;
 
 const GIB: u64 = 1 << 30;
-/// How often it is looked whether images are still needed, and for how long at most.
-const TIDY_EVERY: Duration = Duration::from_secs(5);
-const TIDY_LOOKS: u32 = 720;
 /// By how much Nova's clock may be behind this node's.
 const CLOCKS_DIFFER_BY: Duration = Duration::from_secs(600);
 
@@ -50,7 +45,7 @@ pub fn operation_tag(operation: &str) -> String {
 }
 
 impl Api {
-    pub(super) async fn launch(self: &Arc<Self>, spec: LaunchSpec) -> Result<VmId, CloudError> {
+    pub(super) async fn launch(&self, spec: LaunchSpec) -> Result<VmId, CloudError> {
         let tag = operation_tag(spec.metadata.get(OPERATION_KEY).map_or("", String::as_str));
         let like = self.server_or_ghost(spec.like).await?;
         let flavor = like.flavor.as_ref().and_then(|flavor| flavor.id.clone());
@@ -68,7 +63,6 @@ impl Api {
             "block_device_mapping_v2": images.iter().map(Uploaded::mapping).collect::<Vec<_>>(),
         } });
         let made = self.ask(Ask::post(Service::Compute, "/servers", body)).await?.json::<Made>()?.server.id;
-        self.tidy_images_after(made, images);
         Ok(made)
     }
 
@@ -83,7 +77,11 @@ impl Api {
 
     /// What this operation made and is gone. Nova forgets the tags of a server that goes, not its metadata
     /// (`instance_destroy` in nova/db/main/api.py), so all that went since then are looked through.
-    async fn launched_and_gone(&self, operation: &str, since: Timestamp) -> Result<Vec<VmFacts>, CloudError> {
+    pub(super) async fn launched_and_gone(
+        &self,
+        operation: &str,
+        since: Timestamp,
+    ) -> Result<Vec<VmFacts>, CloudError> {
         let since = since.saturating_sub(CLOCKS_DIFFER_BY).to_string();
         let went = Ask::servers().query("deleted", "1").query("changes-since", since);
         let mut found = Vec::new();
@@ -95,12 +93,7 @@ impl Api {
         Ok(found)
     }
 
-    pub(super) async fn restore(
-        self: &Arc<Self>,
-        vm: VmId,
-        operation: &str,
-        disks: Vec<DiskSource>,
-    ) -> Result<(), CloudError> {
+    pub(super) async fn restore(&self, vm: VmId, operation: &str, disks: Vec<DiskSource>) -> Result<(), CloudError> {
         let (server, _) = self.server(vm).await?;
         let mut metadata = server.metadata.clone();
         let facts = server.facts();
@@ -119,7 +112,6 @@ impl Api {
         metadata.insert(RESTORED_BY_KEY.to_owned(), operation.to_owned());
         let rebuild = json!({ "rebuild": { "imageRef": root, "metadata": metadata } });
         self.act(vm, rebuild).await.map_err(for_now)?;
-        self.tidy_images_after(vm, images);
         Ok(())
     }
 
@@ -127,37 +119,10 @@ impl Api {
         let mut images = Vec::new();
         for source in disks {
             let (disk, bytes) = (source.disk.clone(), source.bytes);
-            let id = self.upload_disk(&format!("{tag}-{}", disk.object_name()), source).await?;
+            let id = self.upload_disk(tag, &format!("{tag}-{}", disk.object_name()), source).await?;
             images.push(Uploaded { disk, id, bytes });
         }
         Ok(images)
-    }
-
-    /// Removes images once the server that is made from them is made or has failed. If this process ends before that,
-    /// they stay, under names that tell whose they are.
-    fn tidy_images_after(self: &Arc<Self>, vm: VmId, images: Vec<Uploaded>) {
-        let api = Arc::clone(self);
-        tokio::spawn(async move {
-            for _ in 0..TIDY_LOOKS {
-                api.clock.sleep(TIDY_EVERY).await;
-                let over = match api.server(vm).await {
-                    Ok((server, _)) => {
-                        let facts = server.facts();
-                        facts.state != VmState::Building && facts.task.is_none()
-                    }
-                    Err(CloudError::NotFound(_)) => true,
-                    Err(_) => false,
-                };
-                if over {
-                    break;
-                }
-            }
-            for image in images {
-                if let Err(error) = api.delete_image(&image.id).await.or_else(gone_is_fine) {
-                    tracing::warn!(cloud = %api.name, image = image.id, %error, "an image that nobody needs stays");
-                }
-            }
-        });
     }
 
     pub(super) async fn last_restore(&self, vm: VmId) -> Result<Option<String>, CloudError> {

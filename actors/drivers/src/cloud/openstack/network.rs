@@ -12,19 +12,41 @@ use super::server::Record;
 use super::session::Service;
 
 #[derive(Deserialize)]
-struct FloatingIp {
-    id: String,
+pub(super) struct FloatingIp {
+    pub(super) id: String,
+    pub(super) floating_ip_address: String,
+    /// The port that it is bound to.
+    #[serde(default)]
+    pub(super) port_id: Option<String>,
+    #[serde(default)]
+    pub(super) created_at: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct PortRecord {
-    id: String,
+pub(super) struct PortRecord {
+    pub(super) id: String,
     network_id: String,
+    /// What uses it: a server, or nothing if empty.
+    #[serde(default)]
+    pub(super) device_id: String,
+    #[serde(default)]
+    pub(super) fixed_ips: Vec<FixedIp>,
+    #[serde(default)]
+    pub(super) created_at: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Network {
-    id: String,
+pub(super) struct FixedIp {
+    pub(super) ip_address: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Network {
+    pub(super) id: String,
+    #[serde(default)]
+    pub(super) name: String,
+    #[serde(rename = "router:external", default)]
+    pub(super) external: bool,
 }
 
 impl Item for FloatingIp {
@@ -88,7 +110,9 @@ impl Api {
             let outside =
                 outside.ok_or_else(|| CloudError::Refused("there is no external network for addresses".to_owned()))?;
             for _ in held..addresses {
-                let body = json!({ "floatingip": { "floating_network_id": outside, "port_id": port.id } });
+                let body = json!({ "floatingip": {
+                    "floating_network_id": outside, "port_id": port.id, "description": name,
+                } });
                 let made = self.ask(Ask::post(Service::Network, "/v2.0/floatingips", body)).await;
                 made.map_err(harmless)?;
             }

@@ -1,6 +1,7 @@
 //! What the cloud's API can tell of a guest: Nova's view of the server, which one listing tells of many
 //! ([`super::bulk`]), and of the guest the hypervisor's diagnostics, which are one call a VM.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,6 +10,7 @@ use reeve_lifecycle::policy::ProbeKind;
 use reeve_ports::{CloudError, Freshness, GuestProbe};
 use reeve_protocol::{HostName, VmId};
 use serde::Deserialize;
+use tokio::net::TcpStream;
 
 use super::OpenStackCloud;
 use super::api::{Api, Ask};
@@ -42,6 +44,10 @@ impl GuestProbe for OpenStackCloud {
             Err(_) => "the cloud's API did not answer in time".to_owned(),
         };
         ProbeVerdict::Inconclusive { why }
+    }
+
+    async fn connects(&self, address: IpAddr, port: u16, timeout: Duration) -> bool {
+        matches!(tokio::time::timeout(timeout, TcpStream::connect((address, port))).await, Ok(Ok(_)))
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) struct Record {
     status: String,
     tenant_id: Option<String>,
     user_id: Option<String>,
-    created: Option<String>,
+    pub(super) created: Option<String>,
     #[serde(rename = "OS-SRV-USG:launched_at")]
     launched_at: Option<String>,
     #[serde(rename = "OS-SRV-USG:terminated_at")]
@@ -62,6 +62,15 @@ pub(super) struct Record {
     #[serde(default)]
     addresses: BTreeMap<String, Vec<Address>>,
     pub(super) flavor: Option<Flavor>,
+    /// Why it failed.
+    #[serde(default)]
+    pub(super) fault: Option<Fault>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Fault {
+    #[serde(default)]
+    pub(super) message: String,
 }
 
 #[derive(Deserialize)]
@@ -96,6 +105,15 @@ impl Record {
     /// Whether the cell of the server did not answer, so that little is known of it (Nova 2.69).
     pub(super) fn is_partial(&self) -> bool {
         is_partial(&self.status, self.vm_state.as_deref())
+    }
+
+    pub(super) fn state(&self) -> VmState {
+        state(&self.status, self.vm_state.as_deref())
+    }
+
+    /// Whether its deletion is under way.
+    pub(super) fn is_going(&self) -> bool {
+        self.task_state.as_deref() == Some("deleting")
     }
 
     pub(super) fn floating_addresses(&self) -> Vec<String> {

@@ -77,6 +77,18 @@ pub enum CallKind {
     Hosts,
     /// Ask a probe.
     Probe,
+    /// Check a plan.
+    CheckPlan,
+    /// Look for a part of a blueprint.
+    FindPart,
+    /// Make a part of a blueprint.
+    MakePart,
+    /// Remove what an operation made.
+    RemoveParts,
+    /// Remove what a VM left that is gone.
+    RemoveRemains,
+    /// Read the console.
+    Console,
     /// Not a call of Reeve's: the owner or fate did something that no port offers (boot, lock, soft-delete, host down …).
     Event,
 }
@@ -96,7 +108,10 @@ impl CallKind {
             | Self::FindLaunched
             | Self::LastRestore
             | Self::Hosts
-            | Self::Probe => true,
+            | Self::Probe
+            | Self::CheckPlan
+            | Self::FindPart
+            | Self::Console => true,
             Self::Start
             | Self::Stop
             | Self::HardReboot
@@ -109,6 +124,9 @@ impl CallKind {
             | Self::ReleaseAddress
             | Self::Launch
             | Self::RestoreInPlace
+            | Self::MakePart
+            | Self::RemoveParts
+            | Self::RemoveRemains
             | Self::Event => false,
         }
     }
@@ -121,6 +139,8 @@ impl CallKind {
             | Self::DeleteServer
             | Self::DeleteVolume
             | Self::ReleaseAddress
+            | Self::RemoveParts
+            | Self::RemoveRemains
             | Self::RestoreInPlace => true,
             Self::List
             | Self::Show
@@ -140,6 +160,10 @@ impl CallKind {
             | Self::LastRestore
             | Self::Hosts
             | Self::Probe
+            | Self::CheckPlan
+            | Self::FindPart
+            | Self::MakePart
+            | Self::Console
             | Self::Event => false,
         }
     }

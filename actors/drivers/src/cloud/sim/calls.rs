@@ -4,9 +4,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use reeve_lifecycle::effect::{Disk, Inventory, Volume};
-use reeve_ports::cloud::{CloudSnapshot, DiskSource, HostHealth, LaunchSpec, ListPage, OPERATION_KEY, SnapshotState};
+use reeve_ports::cloud::{
+    Blueprint, CloudSnapshot, DiskSource, HostHealth, LaunchSpec, ListPage, OPERATION_KEY, PartState, SnapshotState,
+};
 use reeve_ports::{Cloud, CloudError};
 use reeve_protocol::observation::{Said, VmFacts, VmState};
+use reeve_protocol::provision::{Part, ServerPlan};
 use reeve_protocol::{Timestamp, VmId};
 
 use super::actions::Lock;
@@ -14,10 +17,11 @@ use super::chance::Dice;
 use super::content::{self, Content, Ending};
 use super::fleet::{self, Disks, Owner};
 use super::model::{SimAddress, SimSnapshot, SimVm, SnapshotEnd, TaskKind};
-use super::provider;
 use super::world::World;
 use super::{Act, Actor, Call, CallKind, Done, FaultKind, MAX_DISK_BYTES, SimCloud};
+use super::{catalog, parts, provider};
 use crate::cloud::RESTORED_BY_KEY;
+use crate::cloud::openstack::operation_tag;
 
 const SNAPSHOT_STATES: [VmState; 5] =
     [VmState::Active, VmState::Stopped, VmState::Paused, VmState::Suspended, VmState::Error];
@@ -156,10 +160,10 @@ impl Cloud for SimCloud {
 
     async fn release_address(&self, address: &str) -> Result<(), CloudError> {
         self.call(call(CallKind::ReleaseAddress, self.holder_of_address(address), address), |world, _, _| {
-            if world.address(address).is_none_or(|address| address.held_for.is_none()) {
+            if !world.address(address).is_some_and(SimAddress::is_held) {
                 return Err(CloudError::NotFound(format!("address {address}")));
             }
-            world.put_address(SimAddress { address: address.to_owned(), held_for: None });
+            world.put_address(SimAddress { address: address.to_owned(), held_for: None, tag: String::new() });
             Ok(Done::changed(()))
         })
         .await
@@ -193,6 +197,41 @@ impl Cloud for SimCloud {
             Ok(Done::looked(world.living(vm)?.last_restore.clone()))
         })
         .await
+    }
+
+    async fn check_plan(&self, plan: &ServerPlan) -> Result<(), CloudError> {
+        let plan = plan.clone();
+        self.call(call(CallKind::CheckPlan, None, plan.name.clone()), |world, _, _| catalog::check_plan(world, &plan))
+            .await
+    }
+
+    async fn find_part(&self, blueprint: &Blueprint, part: Part) -> Result<PartState, CloudError> {
+        let detail = format!("{} {part:?}", blueprint.operation);
+        self.call(call(CallKind::FindPart, None, detail), |world, now, _| {
+            Ok(Done::looked(parts::find(world, blueprint, part, now)))
+        })
+        .await
+    }
+
+    async fn make_part(&self, blueprint: &Blueprint, part: Part) -> Result<(), CloudError> {
+        let detail = format!("{} {part:?}", blueprint.operation);
+        self.call(call(CallKind::MakePart, None, detail), |world, now, fault| {
+            parts::make(world, blueprint, part, fault, now)
+        })
+        .await
+    }
+
+    async fn remove_parts(&self, operation: &str) -> Result<bool, CloudError> {
+        self.call(call(CallKind::RemoveParts, None, operation), |world, now, _| parts::remove(world, operation, now))
+            .await
+    }
+
+    async fn remove_remains(&self, vm: VmId) -> Result<bool, CloudError> {
+        self.call(call(CallKind::RemoveRemains, Some(vm), ""), |world, _, _| parts::remove_remains(world, vm)).await
+    }
+
+    async fn console(&self, vm: VmId) -> Result<String, CloudError> {
+        self.call(call(CallKind::Console, Some(vm), ""), |world, now, _| parts::console(world, vm, now)).await
     }
 
     async fn hosts(&self) -> Result<Vec<HostHealth>, CloudError> {
@@ -263,8 +302,12 @@ impl SimCloud {
             let like = world.vm(like).ok_or_else(|| CloudError::NotFound(format!("instance {like}")))?;
             let owner = Owner { name, project: like.project.clone(), user: like.user.clone(), metadata };
             let disks = take_disks(world, disks)?;
+            let tag = owner.metadata.get(OPERATION_KEY).map(|operation| operation_tag(operation));
             let id = fleet::place(world, owner, disks, addresses, now);
+            // Whoever speaks REST has made one before.
+            let own = tag.filter(|_| ports.is_empty()).map(|tag| parts::new_port(world, &tag, None, now));
             provider::plug(world, id, &ports);
+            provider::plug(world, id, &own.into_iter().collect::<Vec<_>>());
             Ok(Done { value: id, applied: true, made: Some(id) })
         })
         .await
@@ -340,10 +383,13 @@ fn find_snapshot<'a>(world: &'a World, vm: VmId, id: &str) -> Result<&'a SimSnap
     found.ok_or_else(|| CloudError::NotFound(format!("snapshot {id} of instance {vm}")))
 }
 
-fn delete_volume(world: &mut World, id: &str, now: Timestamp) -> Act<()> {
+pub(super) fn delete_volume(world: &mut World, id: &str, now: Timestamp) -> Act<()> {
     let volume = world.volume(id, now).ok_or_else(|| CloudError::NotFound(format!("volume {id}")))?;
     if volume.gone_at.is_some() {
         return Ok(Done::looked(()));
+    }
+    if volume.ready_at.is_some_and(|at| now < at) {
+        return Err(CloudError::Refused(format!("400 volume {id} is being made")));
     }
     if let Some(vm) = world.vms().find(|vm| !vm.is_gone() && vm.volumes.iter().any(|attached| attached == id)) {
         return Err(CloudError::Refused(format!("400 volume {id} is in use by instance {}", vm.id)));

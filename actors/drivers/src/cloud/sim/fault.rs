@@ -37,6 +37,8 @@ pub enum FaultKind {
     TruncatedSnapshot,
     /// The content breaks off with an error half-way. Only for [`CallKind::ReadSnapshot`].
     BrokenStream,
+    /// A server or a volume is accepted and ends as failed. Only for [`CallKind::MakePart`].
+    FailedPart,
 }
 
 /// A fault on order.
@@ -200,9 +202,15 @@ const fn can_happen(kind: FaultKind, call: CallKind) -> bool {
         | FaultKind::Hang => true,
         FaultKind::FailedSnapshot | FaultKind::TruncatedSnapshot => matches!(call, CallKind::Snapshot),
         FaultKind::BrokenStream => matches!(call, CallKind::ReadSnapshot),
+        FaultKind::FailedPart => matches!(call, CallKind::MakePart),
         FaultKind::Vanish => !matches!(
             call,
             CallKind::List
+                | CallKind::CheckPlan
+                | CallKind::FindPart
+                | CallKind::MakePart
+                | CallKind::RemoveParts
+                | CallKind::RemoveRemains
                 | CallKind::Hosts
                 | CallKind::Launch
                 | CallKind::FindLaunched

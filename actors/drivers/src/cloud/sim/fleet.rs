@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 
 use reeve_ports::CloudError;
+use reeve_ports::cloud::OPERATION_KEY;
 use reeve_protocol::observation::{PowerState, VmState};
 use reeve_protocol::{HostName, ProjectId, Timestamp, UserId, VmId};
 
 use super::chance::Dice;
 use super::content::Content;
 use super::model::{SimAddress, SimHost, SimVm, SimVolume, TaskKind};
+use super::parts::volume_name;
 use super::world::World;
+use crate::cloud::openstack::operation_tag;
 
 const NAMES_FIT: &str = "a short printable name is an identifier";
 
@@ -77,28 +80,44 @@ pub(super) fn check_quota(world: &World) -> Result<(), CloudError> {
     Ok(())
 }
 
-/// Puts a VM onto a host and begins to build it.
+/// Puts a VM onto a host and begins to build it, with new volumes and addresses.
 pub(super) fn place(world: &mut World, owner: Owner, disks: Disks, addresses: usize, now: Timestamp) -> VmId {
-    let id = VmId::new(world.next_id("vm"));
-    let host = choose_host(world, id);
+    let vm = VmId::new(world.next_id("vm"));
+    let tag = owner.metadata.get(OPERATION_KEY).map(|operation| operation_tag(operation));
     let mut volumes = Vec::new();
-    for (content, own) in disks.volumes {
-        let volume = world.next_id("volume").to_string();
-        volumes.push(volume.clone());
-        world.put_volume(SimVolume { id: volume, own, content, gone_at: None });
+    for (index, (content, own)) in disks.volumes.into_iter().enumerate() {
+        let id = world.next_id("volume").to_string();
+        volumes.push(id.clone());
+        let name = tag.as_ref().map(|tag| volume_name(tag, index)).unwrap_or_default();
+        world.put_volume(SimVolume { name, ..SimVolume::ready(id, own, content) });
     }
     let mut held = Vec::new();
     for _ in 0..addresses {
         let address = world.next_address();
         held.push(address.clone());
-        world.put_address(SimAddress { address, held_for: Some(id) });
+        world.put_address(SimAddress { address, held_for: Some(vm), tag: tag.clone().unwrap_or_default() });
     }
+    settle(world, vm, owner, Parts { root: disks.root, volumes, addresses: held, fails: false }, now);
+    vm
+}
+
+/// What a new VM is made of.
+pub(super) struct Parts {
+    pub(super) root: Content,
+    pub(super) volumes: Vec<String>,
+    pub(super) addresses: Vec<String>,
+    /// Whether its building ends in an error.
+    pub(super) fails: bool,
+}
+
+/// Puts a VM onto a host and begins to build it, of what stands ready.
+pub(super) fn settle(world: &mut World, id: VmId, owner: Owner, parts: Parts, now: Timestamp) {
     let vm = SimVm {
         id,
         name: owner.name,
         project: owner.project,
         user: owner.user,
-        host,
+        host: choose_host(world, id),
         metadata: owner.metadata,
         locked: false,
         state: VmState::Building,
@@ -110,15 +129,15 @@ pub(super) fn place(world: &mut World, owner: Owner, disks: Disks, addresses: us
         boots_until: now,
         ailment: None,
         tasks: 0,
-        root: disks.root,
-        volumes,
-        addresses: held,
+        root: parts.root,
+        volumes: parts.volumes,
+        addresses: parts.addresses,
         last_restore: None,
         last_reboot: None,
         changed_at: Some(now),
     };
-    world.begin(vm, TaskKind::Building, world.config.build, now);
-    id
+    let task = if parts.fails { TaskKind::BuildingInVain } else { TaskKind::Building };
+    world.begin(vm, task, world.config.build, now);
 }
 
 /// A host that is up, by chance; any if none is.

@@ -61,6 +61,8 @@ pub enum GuestState {
 #[serde(rename_all = "snake_case")]
 pub(super) enum TaskKind {
     Building,
+    /// Building that ends in an error.
+    BuildingInVain,
     PoweringOn,
     PoweringOff,
     Rebooting,
@@ -77,7 +79,7 @@ impl TaskKind {
     /// Nova's `task_state`; building has none that this cloud shows.
     pub(super) const fn as_nova(&self) -> Option<&'static str> {
         match self {
-            Self::Building => None,
+            Self::Building | Self::BuildingInVain => None,
             Self::PoweringOn => Some("powering-on"),
             Self::PoweringOff => Some("powering-off"),
             Self::Rebooting => Some("rebooting_hard"),
@@ -94,7 +96,7 @@ impl TaskKind {
     /// The stem of the notifications, without phase.
     pub(super) const fn event(&self) -> &'static str {
         match self {
-            Self::Building => "create",
+            Self::Building | Self::BuildingInVain => "create",
             Self::PoweringOn => "power_on",
             Self::PoweringOff => "power_off",
             Self::Rebooting => "reboot",
@@ -188,12 +190,43 @@ pub(super) struct SimVolume {
     pub(super) content: Content,
     /// From when on it is gone.
     pub(super) gone_at: Option<Timestamp>,
+    /// Empty if nobody named it.
+    #[serde(default)]
+    pub(super) name: String,
+    /// Its size as its owner was told; 0 if that of its content.
+    #[serde(default)]
+    pub(super) gib: u32,
+    #[serde(default)]
+    pub(super) made_at: Option<Timestamp>,
+    /// From when on it can be used; at once if absent.
+    #[serde(default)]
+    pub(super) ready_at: Option<Timestamp>,
+    /// Whether it could not be made.
+    #[serde(default)]
+    pub(super) failed: bool,
+}
+
+impl SimVolume {
+    /// One that is there, without a name.
+    pub(super) const fn ready(id: String, own: bool, content: Content) -> Self {
+        let (gone_at, made_at, ready_at) = (None, None, None);
+        Self { id, own, content, gone_at, name: String::new(), gib: 0, made_at, ready_at, failed: false }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SimAddress {
     pub(super) address: String,
     pub(super) held_for: Option<VmId>,
+    /// The tag of the operation that took it; empty if none.
+    #[serde(default)]
+    pub(super) tag: String,
+}
+
+impl SimAddress {
+    pub(super) const fn is_held(&self) -> bool {
+        self.held_for.is_some()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

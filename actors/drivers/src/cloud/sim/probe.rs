@@ -1,5 +1,6 @@
 //! Probing: what a prober sees of a guest.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,6 +28,18 @@ impl GuestProbe for SimCloud {
         let host = host.cloned();
         let seen = self.call(call, |world, now, _| Ok(Done::looked(see(world, vm, host.as_ref(), kind, now)))).await;
         seen.unwrap_or_else(|why| ProbeVerdict::Inconclusive { why: why.to_string() })
+    }
+
+    /// Any port of a guest that is up and has this public address.
+    async fn connects(&self, address: IpAddr, port: u16, _timeout: Duration) -> bool {
+        let address = address.to_string();
+        let detail = format!("connect {address} port {port}");
+        let call = Call { by: Actor::Caller, kind: CallKind::Probe, vm: None, detail };
+        let takes = self.call(call, move |world, now, _| {
+            let holder = world.vms().find(|vm| !vm.is_gone() && world.holds(&address, vm.id));
+            Ok(Done::looked(holder.is_some_and(|vm| vm.guest(now) == GuestState::Up)))
+        });
+        takes.await.unwrap_or_default()
     }
 }
 

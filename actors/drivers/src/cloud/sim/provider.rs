@@ -9,8 +9,9 @@ use reeve_protocol::observation::VmFacts;
 use reeve_protocol::{Timestamp, VmId};
 
 use super::audit::{Actor, CallKind};
+use super::belongings::Port;
 use super::calls;
-use super::model::{SimAddress, SimSnapshot, SimVm};
+use super::model::{SimAddress, SimSnapshot, SimVm, SimVolume};
 use super::world::World;
 use super::{Done, SimCloud};
 
@@ -53,6 +54,39 @@ pub struct VolumeView {
     pub attached_to: Option<VmId>,
     /// Whether it is being deleted.
     pub deleting: bool,
+    /// Its id.
+    pub id: String,
+    /// Its name; empty if it has none.
+    pub name: String,
+    /// Its size in GiB, at least 1.
+    pub gib: u64,
+    /// Whether it can be used already.
+    pub ready: bool,
+    /// Whether it could not be made.
+    pub failed: bool,
+    /// When it was made, where that is known.
+    pub made_at: Option<Timestamp>,
+}
+
+const GIB: u64 = 1 << 30;
+
+impl VolumeView {
+    fn of(world: &World, volume: &SimVolume, now: Timestamp) -> Self {
+        let holder = world.vms().find(|vm| !vm.is_gone() && vm.volumes.contains(&volume.id));
+        let gib = if volume.gib > 0 { volume.gib.into() } else { volume.content.bytes.div_ceil(GIB).max(1) };
+        Self {
+            bytes: volume.content.bytes,
+            own: volume.own,
+            attached_to: holder.map(|vm| vm.id),
+            deleting: volume.gone_at.is_some(),
+            id: volume.id.clone(),
+            name: volume.name.clone(),
+            gib,
+            ready: volume.ready_at.is_none_or(|at| at <= now),
+            failed: volume.failed,
+            made_at: volume.made_at,
+        }
+    }
 }
 
 /// A public address that is held.
@@ -62,6 +96,10 @@ pub struct AddressView {
     pub address: String,
     /// The VM or the port that it is held for.
     pub held_for: VmId,
+    /// The port that it is bound to: one of its own, or the VM's own, which has its id.
+    pub port: VmId,
+    /// Its description.
+    pub tag: String,
 }
 
 /// One page of the VMs that changed since then, gone or not. Those of a cell that is down are left out, unsaid.
@@ -119,25 +157,30 @@ impl SimCloud {
     pub fn volume_view(&self, id: &str) -> Option<VolumeView> {
         let now = self.clock.now();
         let inner = self.lock();
-        let volume = inner.world.volume(id, now)?;
-        let holder = inner.world.vms().find(|vm| !vm.is_gone() && vm.volumes.iter().any(|held| held == id));
-        Some(VolumeView {
-            bytes: volume.content.bytes,
-            own: volume.own,
-            attached_to: holder.map(|vm| vm.id),
-            deleting: volume.gone_at.is_some(),
-        })
+        inner.world.volume(id, now).map(|volume| VolumeView::of(&inner.world, volume, now))
+    }
+
+    /// The volumes that exist and have a name, without a call and without an audit entry.
+    #[must_use]
+    pub fn named_volume_views(&self) -> Vec<VolumeView> {
+        let now = self.clock.now();
+        let inner = self.lock();
+        let world = &inner.world;
+        let named = world.volumes().filter(|volume| !volume.name.is_empty() && world.volume(&volume.id, now).is_some());
+        named.map(|volume| VolumeView::of(world, volume, now)).collect()
     }
 
     /// The public addresses that are held, without a call and without an audit entry.
     #[must_use]
     pub fn address_views(&self) -> Vec<AddressView> {
         let inner = self.lock();
-        let held = inner
-            .world
-            .addresses()
-            .filter_map(|address| Some(AddressView { address: address.address.clone(), held_for: address.held_for? }));
-        held.collect()
+        let world = &inner.world;
+        let view = |held: &SimAddress| {
+            let held_for = held.held_for?;
+            let port = world.ports().find(|port| port.server == Some(held_for)).map_or(held_for, |port| port.id);
+            Some(AddressView { address: held.address.clone(), held_for, port, tag: held.tag.clone() })
+        };
+        world.addresses().filter_map(view).collect()
     }
 
     /// How the hosts are, without a call and without an audit entry.
@@ -162,20 +205,6 @@ impl SimCloud {
         }
         let world = &inner.world;
         world.vms().filter(|vm| !vm.is_gone() && !world.cell_up(&vm.host)).map(|vm| vm.id).collect()
-    }
-
-    /// Takes a public address out of the pool, for a VM or for the port of one that is to come.
-    ///
-    /// # Errors
-    /// `Unavailable` or `Unknown` when the journal cannot be written.
-    pub fn allocate_address(&self, holder: VmId) -> Result<String, CloudError> {
-        let vm = self.ground_truth(holder).map(|_| holder);
-        self.happens((Actor::Caller, CallKind::Event, vm, "allocate address"), |world, _| {
-            let address = world.next_address();
-            world.put_address(SimAddress { address: address.clone(), held_for: Some(holder) });
-            plug(world, holder, &[holder]);
-            Ok(Done::changed(address))
-        })
     }
 
     /// Gives a volume other content, whatever is attached to it.
@@ -208,8 +237,13 @@ pub(super) fn plug(world: &mut World, id: VmId, ports: &[VmId]) {
     let waiting = world.addresses().filter(|held| held.held_for.is_some_and(|port| ports.contains(&port)));
     let waiting: Vec<String> = waiting.map(|held| held.address.clone()).collect();
     let Some(mut vm) = world.vm(id).cloned() else { return };
+    let own: Vec<Port> = ports.iter().filter_map(|port| world.port(*port)).cloned().collect();
+    for port in own {
+        world.put_port(Port { server: Some(id), ..port });
+    }
     for address in waiting {
-        world.put_address(SimAddress { address: address.clone(), held_for: Some(id) });
+        let tag = world.address(&address).map(|held| held.tag.clone()).unwrap_or_default();
+        world.put_address(SimAddress { address: address.clone(), held_for: Some(id), tag });
         if !vm.addresses.contains(&address) {
             vm.addresses.push(address);
         }

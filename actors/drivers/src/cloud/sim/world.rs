@@ -9,6 +9,7 @@ use reeve_protocol::{HostName, Span, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
 
 use super::audit::{Audit, AuditEntry};
+use super::belongings::{Port, SecurityGroup};
 use super::chance::{self, Dice};
 use super::config::SimConfig;
 use super::content::{Content, Contents};
@@ -47,6 +48,14 @@ pub(super) struct Change {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) removed_snapshots: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) ports: Vec<Port>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) removed_ports: Vec<VmId>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) groups: Vec<SecurityGroup>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) removed_groups: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) audit: Vec<AuditEntry>,
 }
 
@@ -57,6 +66,8 @@ struct Dirty {
     volumes: BTreeSet<String>,
     addresses: BTreeSet<String>,
     snapshots: BTreeSet<String>,
+    ports: BTreeSet<VmId>,
+    groups: BTreeSet<String>,
     counters: bool,
     audit: Vec<AuditEntry>,
 }
@@ -76,6 +87,8 @@ pub(super) struct World {
     volumes: BTreeMap<String, SimVolume>,
     addresses: BTreeMap<String, SimAddress>,
     snapshots: BTreeMap<String, SimSnapshot>,
+    ports: BTreeMap<VmId, Port>,
+    groups: BTreeMap<String, SecurityGroup>,
     due: BTreeSet<(Timestamp, VmId)>,
     dirty: Dirty,
     /// The time of the last look or change.
@@ -97,6 +110,8 @@ impl World {
             volumes: BTreeMap::new(),
             addresses: BTreeMap::new(),
             snapshots: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            groups: BTreeMap::new(),
             due: BTreeSet::new(),
             dirty: Dirty::default(),
             now: Timestamp::EPOCH,
@@ -131,6 +146,26 @@ impl World {
     /// A volume that is not gone.
     pub(super) fn volume(&self, id: &str, now: Timestamp) -> Option<&SimVolume> {
         self.volumes.get(id).filter(|volume| volume.gone_at.is_none_or(|at| now < at))
+    }
+
+    pub(super) fn volumes(&self) -> impl Iterator<Item = &SimVolume> {
+        self.volumes.values()
+    }
+
+    pub(super) fn port(&self, id: VmId) -> Option<&Port> {
+        self.ports.get(&id)
+    }
+
+    pub(super) fn ports(&self) -> impl Iterator<Item = &Port> {
+        self.ports.values()
+    }
+
+    pub(super) fn group(&self, id: &str) -> Option<&SecurityGroup> {
+        self.groups.get(id)
+    }
+
+    pub(super) fn groups(&self) -> impl Iterator<Item = &SecurityGroup> {
+        self.groups.values()
     }
 
     pub(super) fn address(&self, address: &str) -> Option<&SimAddress> {
@@ -200,6 +235,26 @@ impl World {
             self.dirty.snapshots.insert(id.to_owned());
         }
         was_there
+    }
+
+    pub(super) fn put_port(&mut self, port: Port) {
+        self.dirty.ports.insert(port.id);
+        self.ports.insert(port.id, port);
+    }
+
+    pub(super) fn remove_port(&mut self, id: VmId) -> bool {
+        self.dirty.ports.insert(id);
+        self.ports.remove(&id).is_some()
+    }
+
+    pub(super) fn put_group(&mut self, group: SecurityGroup) {
+        self.dirty.groups.insert(group.id.clone());
+        self.groups.insert(group.id.clone(), group);
+    }
+
+    pub(super) fn remove_group(&mut self, id: &str) -> bool {
+        self.dirty.groups.insert(id.to_owned());
+        self.groups.remove(id).is_some()
     }
 
     pub(super) fn set_cells_down(&mut self, cells: BTreeSet<u8>) {
@@ -272,6 +327,7 @@ impl World {
                 vm.launched_at = Some(at);
                 self.boot(vm, at);
             }
+            TaskKind::BuildingInVain => vm.state = VmState::Error,
             TaskKind::PoweringOn | TaskKind::Rebooting | TaskKind::Undeleting => {
                 if vm.ailment.is_some_and(|ailment| ailment.cure == Cure::Reboot) {
                     vm.ailment = None;
@@ -360,6 +416,8 @@ impl World {
             && dirty.volumes.is_empty()
             && dirty.addresses.is_empty()
             && dirty.snapshots.is_empty()
+            && dirty.ports.is_empty()
+            && dirty.groups.is_empty()
             && dirty.audit.is_empty()
             && !dirty.counters;
         if nothing {
@@ -367,6 +425,10 @@ impl World {
         }
         let (kept, removed): (Vec<_>, Vec<_>) =
             dirty.snapshots.into_iter().partition(|id| self.snapshots.contains_key(id));
+        let (ports, removed_ports): (Vec<_>, Vec<_>) =
+            dirty.ports.into_iter().partition(|id| self.ports.contains_key(id));
+        let (groups, removed_groups): (Vec<_>, Vec<_>) =
+            dirty.groups.into_iter().partition(|id| self.groups.contains_key(id));
         Some(Change {
             counters: self.counters.clone(),
             hosts: dirty.hosts.iter().filter_map(|name| self.hosts.get(name)).cloned().collect(),
@@ -375,6 +437,10 @@ impl World {
             addresses: dirty.addresses.iter().filter_map(|id| self.addresses.get(id)).cloned().collect(),
             snapshots: kept.iter().filter_map(|id| self.snapshots.get(id)).cloned().collect(),
             removed_snapshots: removed,
+            ports: ports.iter().filter_map(|id| self.ports.get(id)).cloned().collect(),
+            removed_ports,
+            groups: groups.iter().filter_map(|id| self.groups.get(id)).cloned().collect(),
+            removed_groups,
             audit: dirty.audit,
         })
     }
@@ -390,6 +456,14 @@ impl World {
         for id in change.removed_snapshots {
             self.remove_snapshot(&id);
         }
+        change.ports.into_iter().for_each(|port| self.put_port(port));
+        change.groups.into_iter().for_each(|group| self.put_group(group));
+        for id in change.removed_ports {
+            self.remove_port(id);
+        }
+        for id in change.removed_groups {
+            self.remove_group(&id);
+        }
         change.audit.into_iter().for_each(|entry| self.audit.push(entry));
         self.dirty = Dirty::default();
     }
@@ -404,6 +478,10 @@ impl World {
             addresses: self.addresses.values().cloned().collect(),
             snapshots: self.snapshots.values().cloned().collect(),
             removed_snapshots: Vec::new(),
+            ports: self.ports.values().cloned().collect(),
+            removed_ports: Vec::new(),
+            groups: self.groups.values().cloned().collect(),
+            removed_groups: Vec::new(),
             audit: self.audit.changes().cloned().collect(),
         }
     }

@@ -13,6 +13,7 @@ use reeve_protocol::codec;
 use reeve_protocol::command::{Answer, CommandKind, Requester};
 use reeve_protocol::event::{Alert, Event, EventKind};
 use reeve_protocol::observation::{Phase, VmChange, VmFacts, VmState};
+use reeve_protocol::provision::Part;
 use reeve_protocol::{BackupId, Span, Timestamp};
 
 use super::build::{T0, asked, cloud, command, delete_end, facts, inventory, named, note, other_vm, vm};
@@ -296,7 +297,13 @@ impl World {
             | Effect::DeleteVolume { .. }
             | Effect::ReleaseAddress { .. }
             | Effect::RestoreInPlace { .. }
+            | Effect::CheckPlan
+            | Effect::AwaitReady { .. }
+            | Effect::TakeBack
+            | Effect::Report { .. }
             | Effect::Introduce { .. } => Done::Plain,
+            Effect::MakePart { part: Part::Server } => Done::Launched { new_vm: other_vm() },
+            Effect::MakePart { part } => Done::Part { addresses: addresses(*part) },
         }
     }
 
@@ -342,9 +349,20 @@ impl World {
 }
 
 pub(crate) const fn is_background(effect: &Effect) -> bool {
-    matches!(effect, Effect::Notify { .. } | Effect::DropSnapshots { .. } | Effect::DeleteBackup { .. })
+    matches!(
+        effect,
+        Effect::Notify { .. } | Effect::Report { .. } | Effect::DropSnapshots { .. } | Effect::DeleteBackup { .. }
+    )
 }
 
 fn stored(disk: &Disk) -> StoredDisk {
     StoredDisk { disk: disk.clone(), bytes: 1 << 30, blake3: [1; 32], sha256: [2; 32] }
+}
+
+fn addresses(part: Part) -> Vec<String> {
+    match part {
+        Part::Port => vec!["10.0.0.5".into()],
+        Part::Address => vec!["203.0.113.7".into()],
+        Part::Firewall | Part::Volume(_) | Part::Server => Vec::new(),
+    }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{Either, select};
 use reeve_lifecycle::VmRecord;
-use reeve_lifecycle::record::RECORD_FORMAT;
+use reeve_lifecycle::format;
 use reeve_ports::coordination::CoordinationError;
 use reeve_ports::store::{Change, Stored};
 use reeve_ports::{StoreError, Write};
@@ -48,7 +48,7 @@ pub(super) enum Committed {
 pub(super) fn write_of(vm: VmId, expected: Generation, record: Option<&VmRecord>) -> Result<Write, codec::CodecError> {
     let change = match record {
         Some(record) => {
-            let value = Bytes::from(codec::encode(RECORD_FORMAT, record)?);
+            let value = Bytes::from(format::encode(record)?);
             Change::Put { generation: record.generation, value }
         }
         None => Change::Delete,
@@ -130,8 +130,8 @@ fn compare(write: &Write, stored: Option<Stored>) -> Stand {
         }
         (_, Some(stored)) if stored.generation == write.expected => Stand::Before,
         (Change::Put { .. }, None) if write.expected == Generation::default() => Stand::Before,
-        (_, Some(stored)) => Stand::Other(match codec::decode::<VmRecord>(RECORD_FORMAT, &stored.value) {
-            Ok((_, record)) => Committed::Reload(Some(Box::new(record))),
+        (_, Some(stored)) => Stand::Other(match format::decode(&stored.value) {
+            Ok(record) => Committed::Reload(Some(record)),
             Err(error) => Committed::Parked(error.to_string()),
         }),
         (Change::Put { .. }, None) => Stand::Other(Committed::Reload(None)),

@@ -20,10 +20,10 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use reeve_lifecycle::policy::DEFAULT_POLICY;
-use reeve_lifecycle::record::{Health, HistoryEntry, Presence, RECORD_FORMAT};
-use reeve_lifecycle::{Policies, VmRecord, confirm};
+use reeve_lifecycle::record::{Health, HistoryEntry, Presence};
+use reeve_lifecycle::{Policies, VmRecord, confirm, format};
 use reeve_ports::store::Stored;
-use reeve_protocol::{CloudName, Timestamp, VmId, codec};
+use reeve_protocol::{CloudName, Timestamp, VmId};
 
 /// What happens most in the life of a VM.
 const COMMON: [&str; 8] = [
@@ -47,7 +47,7 @@ fn commons() -> Option<Vec<u8>> {
     let mut record = VmRecord::unseen(nobody, CloudName::new("cloud").ok()?, policy);
     let line = |what: &str| HistoryEntry { at: Timestamp::EPOCH, what: what.to_owned() };
     record.history = COMMON.iter().map(|what| line(what)).collect();
-    codec::encode(RECORD_FORMAT, &record).ok()
+    format::encode(&record).ok()
 }
 
 /// A record that takes little room while it is not looked at.
@@ -133,7 +133,7 @@ impl Kept {
         }
         match (&self.form, self.open.get()) {
             (Form::Open, _) => return self.form = Form::Rested,
-            (Form::Rested, Some(record)) => match codec::encode(RECORD_FORMAT, record.as_ref()) {
+            (Form::Rested, Some(record)) => match format::encode(record) {
                 Ok(stored) => self.form = packed(&stored),
                 // Whoever writes it says so.
                 Err(_) => return,
@@ -146,7 +146,7 @@ impl Kept {
     }
 
     fn unpacked(&self) -> Box<VmRecord> {
-        let decoded = |bytes: &[u8]| codec::decode(RECORD_FORMAT, bytes).expect("it was read or written here before").1;
+        let decoded = |bytes: &[u8]| format::decode(bytes).expect("it was read or written here before");
         match &self.form {
             Form::Stored(stored) => decoded(stored),
             Form::Packed(packed) => {
@@ -162,8 +162,7 @@ impl Kept {
 
 /// A stored record, or why it cannot be read.
 fn decode(stored: &Stored) -> Result<Box<VmRecord>, String> {
-    let (_, record) =
-        codec::decode::<Box<VmRecord>>(RECORD_FORMAT, &stored.value).map_err(|error| error.to_string())?;
+    let record = format::decode(&stored.value).map_err(|error| error.to_string())?;
     if record.vm != stored.vm || record.generation != stored.generation {
         return Err(format!("it says that it is {} of generation {}", record.vm, record.generation));
     }
@@ -206,7 +205,7 @@ mod tests {
     #[test]
     fn what_is_damaged_or_of_another_vm_or_generation_stays_unread() {
         let (vm, generation) = (record().vm, record().generation);
-        let value = Bytes::from(codec::encode(RECORD_FORMAT, &record()).unwrap());
+        let value = Bytes::from(format::encode(&record()).unwrap());
         let other: VmId = "00000000-0000-4000-8000-000000000008".parse().unwrap();
         for stored in [
             Stored { vm, generation, value: value.slice(..9) },
@@ -222,7 +221,7 @@ mod tests {
 
     #[test]
     fn what_rests_is_the_same_when_it_is_looked_at() {
-        let bytes = Bytes::from(codec::encode(RECORD_FORMAT, &record()).unwrap());
+        let bytes = Bytes::from(format::encode(&record()).unwrap());
         for mut kept in [Kept::new(record()), read(bytes.clone())] {
             for _ in 0..4 {
                 kept.rest();
@@ -250,7 +249,7 @@ mod tests {
 
     #[test]
     fn nothing_is_packed_at_its_first_rest() {
-        let bytes = Bytes::from(codec::encode(RECORD_FORMAT, &record()).unwrap());
+        let bytes = Bytes::from(format::encode(&record()).unwrap());
         let mut read = read(bytes);
         read.rest();
         assert!(matches!(read.form, Form::Stored(_)) && read.open.get().is_none());

@@ -142,6 +142,7 @@ impl VmSupervisor {
                 | VmInput::ChildRecovered(_) => true,
                 VmInput::Notified(_)
                 | VmInput::Commanded { .. }
+                | VmInput::Asked { .. }
                 | VmInput::Introduced { .. }
                 | VmInput::EffectDone { .. }
                 | VmInput::Listed { .. }

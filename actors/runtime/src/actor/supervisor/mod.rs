@@ -182,7 +182,10 @@ impl VmSupervisor {
         }
         // What waits already goes first; what frees the way, and what comes again by itself, does not wait.
         let waits = !self.queues.held.is_empty()
-            && matches!(envelope.input, VmInput::Notified(_) | VmInput::Commanded { .. } | VmInput::Introduced { .. });
+            && matches!(
+                envelope.input,
+                VmInput::Notified(_) | VmInput::Commanded { .. } | VmInput::Asked { .. } | VmInput::Introduced { .. }
+            );
         if waits {
             return self.hold(envelope);
         }
@@ -228,6 +231,7 @@ impl VmSupervisor {
             | VmInput::Listed { .. }
             | VmInput::Missing { .. }
             | VmInput::Commanded { .. }
+            | VmInput::Asked { .. }
             | VmInput::EffectDone { .. }
             | VmInput::Published { .. }
             | VmInput::PolicyAssigned { .. }
@@ -349,7 +353,7 @@ impl VmSupervisor {
             VmInput::Listed { .. } | VmInput::Missing { .. } | VmInput::Probed { .. } | VmInput::Tick => {
                 envelope.answer(InputReply::Busy);
             }
-            VmInput::Notified(_) | VmInput::Commanded { .. } | VmInput::Introduced { .. } => {
+            VmInput::Notified(_) | VmInput::Commanded { .. } | VmInput::Asked { .. } | VmInput::Introduced { .. } => {
                 if self.queues.held.len() < MAX_HELD {
                     self.queues.held.push_back(envelope);
                 } else {
@@ -392,6 +396,7 @@ fn matter(input: &VmInput) -> Option<Matter> {
         | VmInput::Missing { .. }
         | VmInput::Probed { .. }
         | VmInput::Commanded { .. }
+        | VmInput::Asked { .. }
         | VmInput::Published { .. }
         | VmInput::Introduced { .. }
         | VmInput::Tick => None,

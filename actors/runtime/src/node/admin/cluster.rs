@@ -41,7 +41,8 @@ const fn may_repeat(request: &AdminRequest) -> bool {
         | AdminRequest::NodeList
         | AdminRequest::NodeShow(_)
         | AdminRequest::ShardList
-        | AdminRequest::ActorTreeOf(_) => true,
+        | AdminRequest::ActorTreeOf(_)
+        | AdminRequest::LeaseOffer(_) => true,
     }
 }
 
@@ -59,7 +60,8 @@ fn answer_of(reply: AdminReply) -> Answer {
         | AdminReply::Actors(_)
         | AdminReply::Node(_)
         | AdminReply::Nodes(_)
-        | AdminReply::Shards(_)) => Ok(reply),
+        | AdminReply::Shards(_)
+        | AdminReply::Offer(_)) => Ok(reply),
     }
 }
 

@@ -2,9 +2,9 @@
 //! other it is told what it is told of one that does not exist.
 
 use futures::future::join_all;
-use reeve_lifecycle::{VmInput, VmRecord};
+use reeve_lifecycle::VmRecord;
 use reeve_protocol::admin::{AdminReply, MAX_LIMIT, Principal, Role, VmView};
-use reeve_protocol::command::{Command, Refusal, RefusalCode, Requester};
+use reeve_protocol::command::{Command, CommandKind, Refusal, RefusalCode, Requester};
 use reeve_protocol::event::Child;
 use reeve_protocol::{ShardId, UserId, VmId};
 use tokio::sync::oneshot;
@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 use super::{Answer, LOADING, NOT_OWNER, not_found, unavailable};
 use crate::actor::{ToVm, Told, VmHandle};
 use crate::node::NodeHandle;
-use crate::node::consumer::{answer_of, resolve_policy};
-use crate::node::router::{Delivered, Sending, Standing};
+use crate::node::consumer::{answer_of, sending};
+use crate::node::router::{Delivered, Standing};
 use crate::node::shard::{Found, ToShard};
 use crate::view;
 
@@ -95,7 +95,8 @@ impl NodeHandle {
     pub(super) async fn show(&self, by: &Principal, vm: VmId) -> Answer {
         let shard = self.shared.router.shard_of(vm);
         let node = self.shared.config.node.clone();
-        let shown = self.of(by, vm, move |record| view::vm(record, shard, &node)).await?;
+        let moved = self.shared.performer.moved(vm);
+        let shown = self.of(by, vm, move |record| view::vm(record, shard, &node, moved)).await?;
         Ok(AdminReply::Vm(Box::new(shown)))
     }
 
@@ -104,7 +105,14 @@ impl NodeHandle {
     }
 
     pub(super) async fn backups(&self, by: &Principal, vm: VmId) -> Answer {
-        Ok(AdminReply::Backups(self.of(by, vm, view::backups).await?))
+        let moved = self.shared.performer.moved(vm);
+        Ok(AdminReply::Backups(self.of(by, vm, move |record| view::backups(record, moved)).await?))
+    }
+
+    pub(super) async fn offer(&self, by: &Principal, vm: VmId) -> Answer {
+        let now = self.shared.ports.clock.now();
+        let offer = self.of(by, vm, move |record| reeve_lifecycle::offer(record, now)).await?;
+        Ok(AdminReply::Offer(offer))
     }
 
     pub(super) async fn vm_tree(&self, by: &Principal, vm: VmId) -> Answer {
@@ -136,15 +144,14 @@ impl NodeHandle {
 
     pub(super) async fn command(&self, by: &Principal, command: Command) -> Answer {
         let command = spoken(by, command)?;
-        if is_tenant(by) {
+        let asks_for_a_vm = matches!(command.kind, CommandKind::VmProvision(_));
+        if is_tenant(by) && !asks_for_a_vm {
             self.live(by, command.vm).await?;
         }
         if self.shared.router.standing(self.shared.router.shard_of(command.vm)) == Standing::Elsewhere {
             return Err(unavailable(NOT_OWNER));
         }
-        let policy = resolve_policy(&self.shared.policies, &command)?;
-        let input = VmInput::Commanded { command: command.clone(), policy };
-        let delivered = self.shared.router.deliver(Sending { vm: command.vm, cloud: None, input }).await;
+        let delivered = self.shared.router.deliver(sending(&self.shared, &command, None)?).await;
         if matches!(delivered, Delivered::Elsewhere) {
             return Err(unavailable(NOT_OWNER));
         }
@@ -207,12 +214,13 @@ impl NodeHandle {
     async fn row(&self, by: &Principal, vm: VmId, found: Found, lease: Option<String>) -> Option<VmView> {
         let shard = self.shared.router.shard_of(vm);
         let node = self.shared.config.node.clone();
+        let moved = self.shared.performer.moved(vm);
         match found {
             Found::Live(handle) => {
                 let by = by.clone();
                 let row = move |record: &VmRecord| {
                     let wanted = lease.is_none_or(|lease| lease == view::lease_state(&record.lease));
-                    (wanted && sees(&by, record)).then(|| view::vm(record, shard, &node))
+                    (wanted && sees(&by, record)).then(|| view::vm(record, shard, &node, moved))
                 };
                 handle.look(row).await.flatten()
             }
@@ -224,7 +232,6 @@ impl NodeHandle {
 
 #[cfg(test)]
 mod tests {
-    use reeve_protocol::command::CommandKind;
     use reeve_protocol::{MessageId, ProjectId};
 
     use super::*;

@@ -6,22 +6,67 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::Either;
+use reeve_lifecycle::operation::ReplyTo;
 use reeve_lifecycle::{Ignored, NamedPolicy, Policies, Verdict, VmInput};
 use reeve_ports::{Address, BusError, Delivery, Message, Settlement};
 use reeve_protocol::command::{Answer, Command, CommandKind, Refusal, RefusalCode, answer_json, parse};
+use reeve_protocol::provision::ProvisionRequest;
+use reeve_protocol::{CloudName, VmId};
 
 use super::{forward, settle};
 use crate::node::router::{Delivered, Posted, Sending};
 use crate::shared::Shared;
 
+/// The most bytes of the name of a queue, and of a correlation id (AMQP 0-9-1, short strings).
+const MAX_REPLY_TO: usize = 255;
 /// How many times an answer is published before it is given up: the command is carried out, and the same message id
 /// again gives the same answer.
 const MAX_ANSWERS: u32 = 5;
 /// The wait between two of them.
 const ANSWER_WAIT: Duration = Duration::from_secs(1);
 
+/// A command as its VM is told it, or a refusal that needs no VM.
+pub(in crate::node) fn sending(shared: &Shared, command: &Command, reply: Option<ReplyTo>) -> Result<Sending, Refusal> {
+    let vm = command.vm;
+    let CommandKind::VmProvision(request) = &command.kind else {
+        let policy = resolve_policy(&shared.policies, command)?;
+        let input = VmInput::Commanded { command: command.clone(), policy };
+        return Ok(Sending { vm, cloud: None, input });
+    };
+    if vm != VmId::of_request(&command.id) {
+        let message = format!("a request has the id that its message id gives, {}", VmId::of_request(&command.id));
+        return Err(Refusal::new(RefusalCode::Invalid, message));
+    }
+    let cloud = cloud_of(shared, request)?;
+    let admission = shared.config.runtime.provision.admit(&command.by, request, &shared.policies);
+    Ok(Sending { vm, cloud: Some(cloud), input: VmInput::Asked { command: command.clone(), admission, reply } })
+}
+
+/// The cloud that a VM is asked for in.
+fn cloud_of(shared: &Shared, request: &ProvisionRequest) -> Result<CloudName, Refusal> {
+    let clouds = &shared.ports.cloud;
+    let names = || clouds.keys().map(CloudName::as_str).collect::<Vec<_>>().join(", ");
+    match &request.cloud {
+        Some(cloud) if clouds.contains_key(cloud) => Ok(cloud.clone()),
+        Some(cloud) => {
+            Err(Refusal::new(RefusalCode::NotFound, format!("no cloud {cloud} is configured (there are: {})", names())))
+        }
+        None => match (clouds.keys().next(), clouds.len()) {
+            (Some(only), 1) => Ok(only.clone()),
+            _ => Err(Refusal::new(RefusalCode::Invalid, format!("key \"cloud\": which of {}?", names()))),
+        },
+    }
+}
+
+/// Where whoever sent a message waits for word.
+fn reply_to(message: &Message) -> Option<ReplyTo> {
+    let fits = |text: &String| text.len() <= MAX_REPLY_TO;
+    let queue = message.reply_to.clone().filter(fits)?;
+    Some(ReplyTo { queue, correlation: message.correlation_id.clone().filter(fits) })
+}
+
 /// The policy that a command names; a refusal if there is none of that name.
-pub(in crate::node) fn resolve_policy(policies: &Policies, command: &Command) -> Result<Option<NamedPolicy>, Refusal> {
+fn resolve_policy(policies: &Policies, command: &Command) -> Result<Option<NamedPolicy>, Refusal> {
     match &command.kind {
         CommandKind::LeaseSetPolicy { policy } => match policies.get(policy) {
             Some(named) => Ok(Some(named)),
@@ -48,7 +93,9 @@ pub(in crate::node) fn resolve_policy(policies: &Policies, command: &Command) ->
         | CommandKind::BackupDelete { .. }
         | CommandKind::HealthReport { .. }
         | CommandKind::RepairRun
-        | CommandKind::RepairSuspend(_) => Ok(None),
+        | CommandKind::RepairSuspend(_)
+        | CommandKind::NoticeSend { .. }
+        | CommandKind::VmProvision(_) => Ok(None),
     }
 }
 
@@ -80,8 +127,8 @@ pub(super) fn take(shared: Arc<Shared>, delivery: Delivery) -> impl Future<Outpu
         Ok(command) => command,
         Err(error) => return Either::Left(refuse(shared, delivery, Refusal::from(error))),
     };
-    let policy = match resolve_policy(&shared.policies, &command) {
-        Ok(policy) => policy,
+    let sending = match sending(&shared, &command, reply_to(message)) {
+        Ok(sending) => sending,
         Err(refusal) => return Either::Left(refuse(shared, delivery, refusal)),
     };
     let shard = shared.router.shard_of(command.vm);
@@ -90,8 +137,7 @@ pub(super) fn take(shared: Arc<Shared>, delivery: Delivery) -> impl Future<Outpu
         let forwarding = async move { forward(shared.bus.as_ref(), shard, delivery, message).await };
         return Either::Right(Either::Left(forwarding));
     }
-    let input = VmInput::Commanded { command: command.clone(), policy };
-    let posted = shared.router.post(Sending { vm: command.vm, cloud: None, input });
+    let posted = shared.router.post(sending);
     Either::Right(Either::Right(finish(shared, delivery, command, posted)))
 }
 

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use reeve_lifecycle::operation::ReplyTo;
 use reeve_lifecycle::{Verdict, VmInput};
-use reeve_ports::{Address, Delivery, Message, Settlement};
+use reeve_ports::{Address, BusError, Delivery, Message, Settlement};
+use reeve_protocol::codec::CodecError;
 use reeve_protocol::observation::{Said, VmFacts};
 use reeve_protocol::{CloudName, VmId, codec};
 
@@ -14,8 +16,10 @@ use crate::node::router::{Delivered, Sending};
 use crate::perform::Introducer;
 use crate::shared::Shared;
 
-/// The format byte of an introduction in a shard's queue.
-const FORMAT: u8 = 1;
+/// The format byte of an introduction in a shard's queue: of a VM with an ancestor, which every version reads, and of one
+/// without.
+const WITH_ANCESTOR: u8 = 1;
+const WITHOUT: u8 = 2;
 
 /// Introduces VMs to their supervisors, here or over the queue of their shard.
 pub(in crate::node) struct ClusterIntroducer(pub(in crate::node) Arc<Shared>);
@@ -38,6 +42,21 @@ impl Introducer for ClusterIntroducer {
             Delivered::Elsewhere => send(shared, vm, cloud, input).await,
         }
     }
+
+    async fn report(&self, to: &ReplyTo, kind: &str, body: Vec<u8>) -> Result<(), String> {
+        let message = Message {
+            body: Bytes::from(body),
+            content_type: Some("application/json".to_owned()),
+            kind: Some(kind.to_owned()),
+            correlation_id: to.correlation.clone(),
+            ..Message::default()
+        };
+        match self.0.bus.publish(&Address::Reply(to.queue.clone()), message).await {
+            // Whoever asked has gone.
+            Ok(()) | Err(BusError::Refused(_)) => Ok(()),
+            Err(error @ BusError::Unavailable(_)) => Err(error.to_string()),
+        }
+    }
 }
 
 /// Hands an introduction to the queue of the new VM's shard. The bus has taken responsibility for it then.
@@ -45,7 +64,11 @@ async fn send(shared: &Shared, vm: VmId, cloud: &CloudName, input: VmInput) -> R
     let VmInput::Introduced { revived_from, facts, said } = input else {
         return Err("only introductions travel this way".to_owned());
     };
-    let body = codec::encode(FORMAT, &(revived_from, facts, said)).map_err(|error| error.to_string())?;
+    let body = match revived_from {
+        Some(from) => codec::encode(WITH_ANCESTOR, &(from, facts, said)),
+        None => codec::encode(WITHOUT, &(facts, said)),
+    };
+    let body = body.map_err(|error| error.to_string())?;
     let mut message = Message {
         body: Bytes::from(body),
         kind: Some(INTRODUCTION.to_owned()),
@@ -57,11 +80,19 @@ async fn send(shared: &Shared, vm: VmId, cloud: &CloudName, input: VmInput) -> R
     shared.bus.publish(&to, message).await.map_err(|error| error.to_string())
 }
 
+fn decode(body: &[u8]) -> Result<(Option<VmId>, VmFacts, Said), CodecError> {
+    if body.first() == Some(&WITHOUT) {
+        let (_, (facts, said)) = codec::decode(WITHOUT, body)?;
+        return Ok((None, facts, said));
+    }
+    let (_, (from, facts, said)) = codec::decode(WITH_ANCESTOR, body)?;
+    Ok((Some(from), facts, said))
+}
+
 /// Takes an introduction from the queue of a shard.
 pub(super) async fn take(shared: Arc<Shared>, cloud: CloudName, delivery: Delivery) {
-    let decoded = codec::decode::<(VmId, VmFacts, Said)>(FORMAT, &delivery.message.body);
-    let (revived_from, facts, said) = match decoded {
-        Ok((_, introduced)) => introduced,
+    let (revived_from, facts, said) = match decode(&delivery.message.body) {
+        Ok(introduced) => introduced,
         Err(error) => return settle(delivery, Settlement::Dead(error.to_string())).await,
     };
     let vm = facts.vm;

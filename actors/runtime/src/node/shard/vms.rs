@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ractor::ActorRef;
-use reeve_lifecycle::{Ignored, Verdict, VmInput, VmRecord};
+use reeve_lifecycle::policy::DEFAULT_POLICY;
+use reeve_lifecycle::{Ignored, NamedPolicy, Verdict, VmInput, VmRecord};
 use reeve_ports::store::{DamagedRecord, Page, Stored};
-use reeve_protocol::command::{CommandKind, Refusal, RefusalCode};
+use reeve_protocol::command::{Command, CommandKind, Refusal, RefusalCode};
 use reeve_protocol::{Epoch, VmId};
 
 use super::load::{self, reload};
@@ -117,6 +118,13 @@ impl ShardState {
             }
             return;
         }
+        if let (VmInput::Asked { command, .. }, Some(cloud)) = (&routed.input, routed.cloud.clone()) {
+            if !self.knows_all() {
+                return routed.answer(InputReply::Busy);
+            }
+            let record = VmRecord::unseen(routed.vm, cloud, self.policy_of_request(command));
+            return self.start_with(record, routed, myself).await;
+        }
         // The lease of a VM that is found begins now. The listing comes again, when the clock says when that is; whoever
         // adopts a VM awaits no answer to what the cloud showed, and has asked for it.
         let is_found = matches!(routed.input, VmInput::Listed { .. }) && routed.reply.is_some();
@@ -127,8 +135,25 @@ impl ShardState {
             return routed.answer(InputReply::Verdict(Verdict::Ignored(Ignored::Over)));
         };
         let policy = self.shared.policies.resolve(facts).policy;
+        let record = VmRecord::unseen(routed.vm, cloud, policy);
+        self.start_with(record, routed, myself).await;
+    }
+
+    /// The policy that a request for a VM names, else `default`: that of its record, which has no lease.
+    fn policy_of_request(&self, command: &Command) -> NamedPolicy {
+        let policies = &self.shared.policies;
+        if let CommandKind::VmProvision(request) = &command.kind
+            && let Some(named) = request.policy.as_deref().and_then(|name| policies.get(name))
+        {
+            return named;
+        }
+        policies.get(DEFAULT_POLICY).expect("`Policies::new` adds the default policy")
+    }
+
+    /// Starts the supervisor of a VM that has no record, and hands it what came for it.
+    async fn start_with(&mut self, record: VmRecord, routed: Routed, myself: &ActorRef<ToShard>) {
         let vm = routed.vm;
-        self.start(vec![NewVm::unseen(VmRecord::unseen(vm, cloud, policy))], myself).await;
+        self.start(vec![NewVm::unseen(record)], myself).await;
         match self.vms.write().get_mut(&vm) {
             Some(Slot::Live { vm, .. }) => vm.handle().send(routed.envelope()),
             Some(Slot::Loading { waiting, .. }) => waiting.push(routed),

@@ -6,6 +6,7 @@ use std::task::{Context, Waker};
 
 use futures::FutureExt;
 use reeve_lifecycle::VmInput;
+use reeve_lifecycle::operation::ReplyTo;
 use reeve_ports::coordination::CoordinationError;
 use reeve_ports::{Coordination, Sleep};
 use reeve_protocol::{Epoch, ShardId};
@@ -55,6 +56,10 @@ impl Clock for Told {
 #[async_trait]
 impl Introducer for Told {
     async fn introduce(&self, _: VmId, _: &CloudName, _: VmInput) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn report(&self, _: &ReplyTo, _: &str, _: Vec<u8>) -> Result<(), String> {
         Ok(())
     }
 }
