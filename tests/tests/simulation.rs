@@ -4,8 +4,8 @@ use reeve_tests::simulation::{Crashes, Failure, Faults, Report, Scenario};
 
 /// Seeds of wild runs that failed once; they run first. What failed was: an end that a restored lease had been given
 /// anew was brought back to where it first was (11, 35, 175); a VM that its owner had stopped could not be suspended, so its
-/// lease never ended (25, 31, 34).
-const REGRESSIONS: [u64; 8] = [11, 25, 31, 34, 35, 175, 300, 491];
+/// lease never ended (25, 31, 34); the model took a launch whose time is rounded for no other (138).
+const REGRESSIONS: [u64; 9] = [11, 25, 31, 34, 35, 138, 175, 300, 491];
 
 fn times() -> u64 {
     if std::env::var_os("REEVE_LONG").is_some() { 20 } else { 1 }

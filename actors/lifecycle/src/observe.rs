@@ -102,6 +102,10 @@ pub(crate) fn missing(d: &mut Draft, asked_at: Timestamp) -> Verdict {
 pub(crate) fn introduced(d: &mut Draft, from: Option<VmId>, facts: VmFacts, said: Said) -> Verdict {
     let known = d.rec.revived_from.is_some() || (from.is_none() && d.rec.presence != Presence::Unseen);
     d.rec.revived_from = from.or(d.rec.revived_from);
+    // What was heard of it before may not have told whose it is.
+    if let Some(owner) = named_owner(&facts) {
+        d.rec.facts.user = Some(owner);
+    }
     d.rec.created_seen = true;
     match listed(d, facts, said) {
         Verdict::Ignored(_) if !known => Verdict::Accepted(None),
@@ -129,8 +133,11 @@ fn discover(d: &mut Draft, facts: &VmFacts) {
 
 /// Whom a VM belongs to: to a cloud, what Reeve makes is Reeve's.
 fn owner(facts: &VmFacts) -> Option<UserId> {
-    let named = facts.metadata.get(OWNER_KEY).and_then(|text| UserId::new(text.as_str()).ok());
-    named.or_else(|| facts.user.clone())
+    named_owner(facts).or_else(|| facts.user.clone())
+}
+
+fn named_owner(facts: &VmFacts) -> Option<UserId> {
+    facts.metadata.get(OWNER_KEY).and_then(|text| UserId::new(text.as_str()).ok())
 }
 
 /// Takes the payload if it is newer than what is known; says whether it was.

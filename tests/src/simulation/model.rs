@@ -138,9 +138,10 @@ impl Model {
         if seen {
             self.add(now, Fact::SeenCreated);
         }
+        // The first launch counts, whichever is heard of first: what a notification says is rounded to seconds.
+        self.launched = self.launched.into_iter().chain(facts.launched_at).min();
         if self.said.is_none_or(|known| said > known) {
             self.said = Some(said);
-            self.launched = facts.launched_at.or(self.launched);
             let soft = facts.state == VmState::SoftDeleted;
             if soft != self.soft_deleted {
                 self.soft_deleted = soft;

@@ -10,6 +10,7 @@ use reeve_lifecycle::{Done, Effect, Outcome, TOMBSTONE_FOR, Verdict, VmInput};
 use reeve_protocol::UserId;
 use reeve_protocol::command::{BackupFirst, CommandKind, Refusal, RefusalCode};
 use reeve_protocol::event::{Alert, EventKind};
+use reeve_protocol::observation::{Phase, VmChange, VmState};
 use reeve_protocol::provision::{Part, ProvisionRequest, Readiness, ServerPlan, VolumePlan};
 
 use crate::common::*;
@@ -256,8 +257,11 @@ fn a_vm_that_goes_before_it_is_handed_over_is_taken_back() {
 #[test]
 fn the_new_vm_belongs_to_whom_it_was_made_for() {
     let mut world = World::unseen(policy());
-    let mut shown = facts(reeve_protocol::observation::VmState::Active);
+    let mut shown = facts(VmState::Active);
     shown.user = Some(UserId::new("reeve").unwrap());
+    // Not every notification carries metadata.
+    world.notify(VmChange::Create, Phase::End, shown.clone());
+    assert_eq!(world.rec.facts.user, shown.user);
     shown.metadata.insert("reeve_owner".into(), "alice".into());
     world.input(VmInput::Introduced { revived_from: None, facts: shown, said: asked(world.now) });
     assert_eq!(world.rec.facts.user, Some(UserId::new("alice").unwrap()));
