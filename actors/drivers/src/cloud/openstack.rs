@@ -8,16 +8,16 @@
 //!                                                                                               a change: Unknown
 //! ```
 //!
-//! A service that fails as a whole is left alone for a while, and so is one that asks for it by `Retry-After` ([`gate`]).
+//! A service that fails as a whole is left alone for a while, and so is one that asks for it by `Retry-After` (`gate`).
 //!
 //! Every call has a time-out, every body a bound. Nothing is tried twice but a request that a stale token kept from
 //! being looked at, and a page of the listing that probes share: whoever calls looks first, and then again. What a launch
 //! or a restore needs (images, a port, public addresses) is named by its operation and looked for before it is made, so that
 //! a second attempt finds the first one's.
 //!
-//! A server that is made from a plan is made part by part ([`parts`]): whoever calls looks for a part, makes it, and looks
-//! again. What there is two of because an answer was lost is reduced to one ([`twins`]). Everything is taken back by its tag,
-//! and what a server leaves by a note ([`removal`]).
+//! A server that is made from a plan is made part by part (`parts`): whoever calls looks for a part, makes it, and looks
+//! again. What there is two of because an answer was lost is reduced to one (`twins`). Everything is taken back by its tag,
+//! and what a server leaves by a note (`removal`).
 //!
 //! The probe `cloud` of a VM that is up is answered by a listing that all of them share, one an interval. It is asked by
 //! itself once the listing shows anything else.
