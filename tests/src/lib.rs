@@ -2,5 +2,6 @@
 
 pub mod chaos;
 pub mod harness;
+pub mod nobody;
 pub mod sim_cloud;
 pub mod simulation;

@@ -1,5 +1,6 @@
 //! Commands: the same key again gets the same answer and changes nothing; the rest is dispatch.
 
+use reeve_protocol::MessageId;
 use reeve_protocol::command::{Accepted, Answer, Command, CommandKind, NoticeTo, Refusal, RefusalCode, Switch};
 use reeve_protocol::event::Alert;
 use reeve_protocol::observation::Said;
@@ -15,17 +16,33 @@ use crate::{action, backup_schedule, extend, health, lease, lease_commands, prov
 
 /// Carries a command out, or says why not.
 pub(crate) fn commanded(d: &mut Draft, command: Command, policy: Option<NamedPolicy>) -> Verdict {
-    let id = Said::new(0, command.id.as_str()).tie;
-    if let Some(known) = d.rec.answers.iter().find(|answered| answered.id == id) {
-        return Verdict::Ignored(Ignored::Duplicate(Some(known.answer.clone())));
+    if let Some(verdict) = answered_before(d, &command.id) {
+        return verdict;
     }
     if d.rec.presence == Presence::Unseen {
         // Nothing is remembered of a VM that is not known: the same command may succeed once it is.
         let message = format!("there is no VM {} under care", command.vm);
         return Verdict::Denied(Err(Refusal::new(RefusalCode::NotFound, message)));
     }
+    let id = command.id.clone();
     let answer = if d.rec.presence.is_request() { to_request(d, &command) } else { dispatch(d, command, policy) };
-    d.rec.answers.push(Answered { id, answer: answer.clone() });
+    answered(d, &id, answer)
+}
+
+fn folded(id: &MessageId) -> u64 {
+    Said::new(0, id.as_str()).tie
+}
+
+/// What was answered to a command that comes again.
+pub(crate) fn answered_before(d: &Draft, id: &MessageId) -> Option<Verdict> {
+    let id = folded(id);
+    let known = d.rec.answers.iter().find(|answered| answered.id == id)?;
+    Some(Verdict::Ignored(Ignored::Duplicate(Some(known.answer.clone()))))
+}
+
+/// Keeps the answer to a command for when it comes again.
+pub(crate) fn answered(d: &mut Draft, id: &MessageId, answer: Answer) -> Verdict {
+    d.rec.answers.push(Answered { id: folded(id), answer: answer.clone() });
     if d.rec.answers.len() > MAX_ANSWERS {
         d.rec.answers.remove(0);
     }

@@ -78,8 +78,9 @@ pub(crate) fn rebase(d: &mut Draft, launched: Timestamp) {
     let since = match (d.rec.presence, d.rec.term()) {
         (Presence::Present { since, .. } | Presence::SoftDeleted { since, .. }, _) => since,
         // A lease that was never extended was armed when the VM came under care.
-        (_, Some(term)) => term.armed_at,
-        (_, None) => launched,
+        (Presence::Gone { .. } | Presence::Unseen | Presence::Requested { .. } | Presence::Closed { .. }, term) => {
+            term.map_or(launched, |term| term.armed_at)
+        }
     };
     let policy = &d.rec.policy.terms.lease;
     let ends_at = first_end(true, policy, launched, since);

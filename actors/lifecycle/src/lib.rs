@@ -40,6 +40,7 @@ pub use lease::offer;
 
 pub use effect::{Done, Effect, EffectKey, Outcome, PendingEffect, ProbeVerdict, Worker};
 pub use input::{Admission, Ignored, Reason, Step, Verdict, VmInput};
+pub use observe::{OWNER_KEY, REVIVED_FROM_KEY};
 pub use offered::{Extendable, offered};
 pub use policy::{NamedPolicy, Policies, Policy};
 pub use record::VmRecord;

@@ -16,9 +16,9 @@ use crate::{action, backup, ending, lease};
 /// Two complete listings this far apart that lack a VM prove that it is gone.
 pub(crate) const MISSING_FOR: Span = Span::from_secs(60);
 /// The metadata key of the user whom a VM belongs to that Reeve made.
-const OWNER_KEY: &str = "reeve_owner";
+pub const OWNER_KEY: &str = "reeve_owner";
 /// The metadata key of a revived VM's ancestor.
-const REVIVED_FROM_KEY: &str = "reeve_revived_from";
+pub const REVIVED_FROM_KEY: &str = "reeve_revived_from";
 
 /// The cloud tells of a change.
 pub(crate) fn notified(d: &mut Draft, notification: VmNotification) -> Verdict {

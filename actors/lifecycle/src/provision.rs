@@ -16,17 +16,17 @@
 
 use reeve_protocol::command::{Accepted, Answer, Command, CommandKind, Refusal, RefusalCode, Requester};
 use reeve_protocol::event::{Alert, EventKind};
-use reeve_protocol::observation::Said;
 use reeve_protocol::provision::{Part, ProvisionRequest};
 use reeve_protocol::{Timestamp, UserId, VmId};
 
+use crate::command::{answered, answered_before};
 use crate::draft::Draft;
 use crate::effect::{Delivery, Done, Effect, EffectKey, Notice, Outcome, Report};
 use crate::extend::is_owner;
-use crate::input::{Admission, Ignored, Verdict};
+use crate::input::{Admission, Verdict};
 use crate::operation::{Operation, ProvisionRun, ProvisionStep, ReplyTo};
 use crate::policy::POLICY_KEY;
-use crate::record::{Answered, Health, PauseReason, Presence};
+use crate::record::{Health, PauseReason, Presence};
 
 /// After so many failures of taking back a human is told; it is tried on.
 const ALERT_AFTER: u32 = 3;
@@ -40,9 +40,8 @@ pub(crate) fn asked(
     admission: Result<Admission, Refusal>,
     reply: Option<ReplyTo>,
 ) -> Verdict {
-    let id = Said::new(0, command.id.as_str()).tie;
-    if let Some(known) = d.rec.answers.iter().find(|answered| answered.id == id) {
-        return Verdict::Ignored(Ignored::Duplicate(Some(known.answer.clone())));
+    if let Some(verdict) = answered_before(d, &command.id) {
+        return verdict;
     }
     let CommandKind::VmProvision(request) = command.kind else {
         return Verdict::Denied(Err(Refusal::new(RefusalCode::Invalid, "this asks for no VM")));
@@ -63,8 +62,7 @@ pub(crate) fn asked(
             Err(refusal)
         }
     };
-    d.rec.answers.push(Answered { id, answer: answer.clone() });
-    if answer.is_ok() { Verdict::Accepted(Some(answer)) } else { Verdict::Denied(answer) }
+    answered(d, &command.id, answer)
 }
 
 fn asker(by: &Requester) -> Option<UserId> {

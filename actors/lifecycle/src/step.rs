@@ -111,12 +111,13 @@ fn policy_assigned(d: &mut Draft, policy: crate::policy::NamedPolicy, unknown: O
 
 /// Does everything that is due.
 fn settle(d: &mut Draft) {
-    provision::advance(d);
-    d.reissue_due();
     if d.rec.presence.is_request() {
         // Nothing else is ever due: there is no VM.
+        provision::advance(d);
+        d.reissue_due();
         return purge_if_due(d);
     }
+    d.reissue_due();
     lease::advance(d);
     health::refresh_pause(d);
     backup_schedule::refresh(d);

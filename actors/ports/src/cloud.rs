@@ -6,17 +6,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use reeve_lifecycle::effect::{Disk, Inventory};
+pub use reeve_lifecycle::{OWNER_KEY, REVIVED_FROM_KEY};
 use reeve_protocol::observation::{Said, VmFacts};
 use reeve_protocol::provision::{Part, ServerPlan};
 use reeve_protocol::{BackupId, HostName, Timestamp, VmId};
 
 /// Metadata key on what Reeve makes: which operation made it.
 pub const OPERATION_KEY: &str = "reeve_operation";
-/// Metadata key on a revived VM: its ancestor.
-pub const REVIVED_FROM_KEY: &str = "reeve_revived_from";
-
-/// Metadata key on a provisioned or revived VM: the user whom it belongs to, though Reeve made it.
-pub const OWNER_KEY: &str = "reeve_owner";
 
 /// Why a call failed, by what it means for the next one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -55,7 +55,7 @@ pub struct VaultSection {
     /// The size of the parts that a disk is stored in, in bytes, 1 MiB to 64 MiB. A disk has at most 262,144. Default
     /// 8388608.
     pub part_bytes: u32,
-    /// How many parts of one disk are under way at once, 1 to 16. Each takes about three times its size of memory, for each
+    /// How many parts of one disk are on their way into the vault at once, 1 to 16. Each takes about three times its size of memory, for each
     /// of `runtime.caps.backups`. Default 2.
     pub parts_under_way: u8,
     /// How many bytes a second this node moves to and from the vault, all together; 0 sets no limit. Default 0.

@@ -19,20 +19,19 @@ use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use async_trait::async_trait;
 use futures::future::LocalBoxFuture;
 use reeve_drivers::cloud::openstack::{OpenStackCloud, OpenStackConfig};
 use reeve_drivers::vault::{Compression, KeyRing, Packing, VaultKey};
 use reeve_drivers::{MemoryNotifier, OpendalVault};
 use reeve_lifecycle::effect::{Disk, Snapshot};
-use reeve_lifecycle::operation::ReplyTo;
-use reeve_lifecycle::{Done, Effect, EffectKey, Outcome, PendingEffect, VmInput};
+use reeve_lifecycle::{Done, Effect, EffectKey, Outcome, PendingEffect};
 use reeve_ports::{Clock, SystemClock};
 use reeve_protocol::event::BackupPurpose;
-use reeve_protocol::{BackupId, CloudName, Epoch, Generation, ShardId, VmId};
-use reeve_runtime::{Acts, EffectContext, Introducer, Ownership, Ports, Timeouts, perform};
+use reeve_protocol::{BackupId, Epoch, Generation, ShardId};
+use reeve_runtime::{Acts, EffectContext, Ownership, Ports, Timeouts, perform};
 use reeve_tests::harness::OneImage;
 use reeve_tests::harness::one_image::{IMAGE, auth};
+use reeve_tests::nobody::Nobody;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -187,19 +186,6 @@ fn packing(told: &str) -> Result<Packing> {
 struct Performer {
     ports: Ports,
     vm: EffectContext,
-}
-
-struct Nobody;
-
-#[async_trait]
-impl Introducer for Nobody {
-    async fn introduce(&self, _: VmId, _: &CloudName, _: VmInput) -> Result<(), String> {
-        Ok(())
-    }
-
-    async fn report(&self, _: &ReplyTo, _: &str, _: Vec<u8>) -> Result<(), String> {
-        Ok(())
-    }
 }
 
 impl Performer {

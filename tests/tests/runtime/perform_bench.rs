@@ -11,17 +11,17 @@ use futures::stream::BoxStream;
 use reeve_drivers::cloud::sim::CallKind;
 use reeve_drivers::{MemoryNotifier, OpendalVault, SimCloud, SimConfig};
 use reeve_lifecycle::effect::{Disk, Inventory};
-use reeve_lifecycle::operation::ReplyTo;
 use reeve_lifecycle::policy::Policy;
 use reeve_lifecycle::record::{BackupEntry, BackupState, Presence};
-use reeve_lifecycle::{Done, Effect, EffectKey, NamedPolicy, Outcome, PendingEffect, VmInput, VmRecord};
+use reeve_lifecycle::{Done, Effect, EffectKey, NamedPolicy, Outcome, PendingEffect, VmRecord};
 use reeve_ports::cloud::{CloudSnapshot, DiskSource, HostHealth, LaunchSpec, ListPage};
 use reeve_ports::coordination::CoordinationError;
 use reeve_ports::{Clock, Cloud, CloudError, Coordination};
 use reeve_protocol::event::BackupPurpose;
 use reeve_protocol::observation::{Said, VmFacts, VmState};
-use reeve_protocol::{BackupId, CloudName, Epoch, Generation, ShardId, Span, Timestamp, VmId};
-use reeve_runtime::{Acts, EffectContext, Introducer, Ownership, Ports, Timeouts, perform};
+use reeve_protocol::{BackupId, Epoch, Generation, ShardId, Span, Timestamp, VmId};
+use reeve_runtime::{Acts, EffectContext, Ownership, Ports, Timeouts, perform};
+use reeve_tests::nobody::Nobody;
 
 use crate::world::{TestClock, cloud};
 
@@ -57,19 +57,6 @@ impl Coordination for Term {
 
     fn holds(&self, _: ShardId, _: Epoch) -> bool {
         self.may_act() && !self.is_lost.load(Ordering::SeqCst)
-    }
-}
-
-struct Nobody;
-
-#[async_trait]
-impl Introducer for Nobody {
-    async fn introduce(&self, _: VmId, _: &CloudName, _: VmInput) -> Result<(), String> {
-        Ok(())
-    }
-
-    async fn report(&self, _: &ReplyTo, _: &str, _: Vec<u8>) -> Result<(), String> {
-        Ok(())
     }
 }
 

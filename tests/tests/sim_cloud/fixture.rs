@@ -12,7 +12,7 @@ use reeve_drivers::{SimCloud, SimConfig};
 use reeve_ports::conformance::cloud::CloudFixture;
 use reeve_ports::conformance::probe::ProbeFixture;
 use reeve_ports::{Clock, Cloud, GuestProbe, Sleep, SystemClock};
-use reeve_protocol::provision::{Ingress, IpProtocol, Readiness, ServerPlan, VolumePlan};
+use reeve_protocol::provision::ServerPlan;
 use reeve_protocol::{CloudName, HostName, ProjectId, Span, Timestamp, UserId, VmId};
 use reeve_tests::sim_cloud::{SimCloudOptions, SimCloudServer, SimControl};
 
@@ -109,34 +109,6 @@ impl Fixture {
         self.sim().vm_ids()[0]
     }
 
-    /// A plan of all that the simulated cloud has.
-    pub(crate) fn any_plan() -> ServerPlan {
-        let ingress = |protocol, ports, from: Option<&str>| {
-            let from = from.map(|from| from.parse().expect("a prefix is one"));
-            Ingress { protocol, ports, from }
-        };
-        ServerPlan {
-            name: "planned".to_owned(),
-            image: catalog::IMAGE.1.to_owned(),
-            flavor: catalog::FLAVOR.1.to_owned(),
-            network: catalog::INSIDE.1.to_owned(),
-            key: Some(catalog::KEY.to_owned()),
-            zone: Some(catalog::ZONE.to_owned()),
-            ingress: vec![
-                ingress(IpProtocol::Tcp, Some((22, 22)), None),
-                ingress(IpProtocol::Udp, None, Some("2001:db8::/32")),
-                ingress(IpProtocol::Icmp, None, Some("192.0.2.0/24")),
-            ],
-            public_network: Some(catalog::OUTSIDE.1.to_owned()),
-            volumes: vec![
-                VolumePlan { gib: 1, kind: None },
-                VolumePlan { gib: 2, kind: Some(catalog::VOLUME_TYPE.1.to_owned()) },
-            ],
-            metadata: BTreeMap::new(),
-            ready: Readiness::Active,
-        }
-    }
-
     fn boot_named(&self, name: &str) -> VmId {
         let (project, user) = (ProjectId::new("p").expect("an id"), UserId::new("u").expect("an id"));
         self.sim().boot_vm(name, project, user, BTreeMap::new()).expect("there is room")
@@ -158,7 +130,7 @@ impl CloudFixture for Fixture {
     }
 
     fn plan(&self) -> ServerPlan {
-        Self::any_plan()
+        catalog::plan_of_all()
     }
 
     async fn wait(&self) {

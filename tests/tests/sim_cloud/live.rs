@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use reeve_drivers::cloud::openstack::OpenStackCloud;
+use reeve_drivers::cloud::sim::catalog;
 use reeve_nodes::config::OpenStackSection;
 use reeve_ports::Cloud;
 use reeve_ports::conformance::cloud::CloudFixture;
@@ -14,7 +15,7 @@ use reeve_ports::conformance::provision;
 use reeve_protocol::VmId;
 use reeve_protocol::provision::{Ingress, IpProtocol, ServerPlan, VolumePlan};
 
-use crate::fixture::{Fixture, driver};
+use crate::fixture::driver;
 
 /// Names the `clouds.yaml` of the testbed.
 const CLOUDS: &str = "REEVE_OPENSTACK_CLOUDS";
@@ -44,7 +45,7 @@ impl CloudFixture for Testbed {
     fn plan(&self) -> ServerPlan {
         // Neutron takes both for one rule.
         let all = |ports| Ingress { protocol: IpProtocol::Tcp, ports, from: None };
-        let mut plan = Fixture::any_plan();
+        let mut plan = catalog::plan_of_all();
         plan.ingress.extend([all(None), all(Some((1, 65_535)))]);
         ServerPlan {
             image: "blank".to_owned(),

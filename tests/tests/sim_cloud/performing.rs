@@ -8,15 +8,15 @@ use async_trait::async_trait;
 use reeve_drivers::cloud::openstack::OpenStackCloud;
 use reeve_drivers::{MemoryNotifier, OpendalVault};
 use reeve_lifecycle::effect::{Disk, Inventory, Snapshot, StoredDisk};
-use reeve_lifecycle::operation::ReplyTo;
 use reeve_lifecycle::policy::Policy;
 use reeve_lifecycle::record::{BackupEntry, BackupState, Presence};
-use reeve_lifecycle::{Done, Effect, EffectKey, NamedPolicy, Outcome, PendingEffect, VmInput, VmRecord};
+use reeve_lifecycle::{Done, Effect, EffectKey, NamedPolicy, Outcome, PendingEffect, VmRecord};
 use reeve_ports::coordination::CoordinationError;
 use reeve_ports::{Clock, Coordination, SystemClock, Vault, VaultError};
 use reeve_protocol::event::BackupPurpose;
 use reeve_protocol::{BackupId, CloudName, Epoch, Generation, ShardId, VmId};
-use reeve_runtime::{Acts, EffectContext, Introducer, Ownership, Ports, Timeouts, perform};
+use reeve_runtime::{Acts, EffectContext, Ownership, Ports, Timeouts, perform};
+use reeve_tests::nobody::Nobody;
 use reeve_tests::sim_cloud::HttpFault;
 
 use crate::fixture::{Fixture, MovedClock, driver_at, driver_config};
@@ -35,19 +35,6 @@ impl Coordination for Owner {
     }
 
     async fn confirm(&self, _: ShardId, _: Epoch) -> Result<(), CoordinationError> {
-        Ok(())
-    }
-}
-
-struct Nobody;
-
-#[async_trait]
-impl Introducer for Nobody {
-    async fn introduce(&self, _: VmId, _: &CloudName, _: VmInput) -> Result<(), String> {
-        Ok(())
-    }
-
-    async fn report(&self, _: &ReplyTo, _: &str, _: Vec<u8>) -> Result<(), String> {
         Ok(())
     }
 }

@@ -1,7 +1,9 @@
 //! What plans may name in a simulated cloud. Each is known by its id and by its name.
 
+use std::collections::BTreeMap;
+
 use reeve_ports::CloudError;
-use reeve_protocol::provision::ServerPlan;
+use reeve_protocol::provision::{Ingress, IpProtocol, Readiness, ServerPlan, VolumePlan};
 
 use super::fleet;
 use super::world::World;
@@ -24,6 +26,35 @@ pub const KEY: &str = "sim-key";
 pub const ZONE: &str = "nova";
 /// The one type of volumes.
 pub const VOLUME_TYPE: Named = ("7e000000-0000-4000-8000-000000000001", "sim-disk");
+
+/// A plan that names all of it.
+///
+/// # Panics
+/// Never: what it reads is constant.
+#[must_use]
+pub fn plan_of_all() -> ServerPlan {
+    let ingress = |protocol, ports, from: Option<&str>| {
+        let from = from.map(|from| from.parse().expect("a prefix is one"));
+        Ingress { protocol, ports, from }
+    };
+    ServerPlan {
+        name: "planned".to_owned(),
+        image: IMAGE.1.to_owned(),
+        flavor: FLAVOR.1.to_owned(),
+        network: INSIDE.1.to_owned(),
+        key: Some(KEY.to_owned()),
+        zone: Some(ZONE.to_owned()),
+        ingress: vec![
+            ingress(IpProtocol::Tcp, Some((22, 22)), None),
+            ingress(IpProtocol::Udp, None, Some("2001:db8::/32")),
+            ingress(IpProtocol::Icmp, None, Some("192.0.2.0/24")),
+        ],
+        public_network: Some(OUTSIDE.1.to_owned()),
+        volumes: vec![VolumePlan { gib: 1, kind: None }, VolumePlan { gib: 2, kind: Some(VOLUME_TYPE.1.to_owned()) }],
+        metadata: BTreeMap::new(),
+        ready: Readiness::Active,
+    }
+}
 
 pub(super) fn check_plan(world: &World, plan: &ServerPlan) -> Act<()> {
     is_one("image", &plan.image, IMAGE)?;

@@ -16,7 +16,7 @@ use reeve_lifecycle::policy::ProbeKind;
 use reeve_ports::conformance::cloud::CloudFixture;
 use reeve_ports::conformance::probe::ProbeFixture;
 use reeve_ports::{Cloud, Freshness, GuestProbe, Sleep};
-use reeve_protocol::provision::{Ingress, IpProtocol, Readiness, ServerPlan, VolumePlan};
+use reeve_protocol::provision::ServerPlan;
 use reeve_protocol::{HostName, ProjectId, Span, UserId};
 
 use super::*;
@@ -112,30 +112,7 @@ impl CloudFixture for Fixture {
     }
 
     fn plan(&self) -> ServerPlan {
-        let ingress = |protocol, ports, from: Option<&str>| {
-            let from = from.map(|from| from.parse().expect("a prefix is one"));
-            Ingress { protocol, ports, from }
-        };
-        ServerPlan {
-            name: "planned".to_owned(),
-            image: catalog::IMAGE.1.to_owned(),
-            flavor: catalog::FLAVOR.1.to_owned(),
-            network: catalog::INSIDE.1.to_owned(),
-            key: Some(catalog::KEY.to_owned()),
-            zone: Some(catalog::ZONE.to_owned()),
-            ingress: vec![
-                ingress(IpProtocol::Tcp, Some((22, 22)), None),
-                ingress(IpProtocol::Udp, None, Some("2001:db8::/32")),
-                ingress(IpProtocol::Icmp, None, Some("192.0.2.0/24")),
-            ],
-            public_network: Some(catalog::OUTSIDE.1.to_owned()),
-            volumes: vec![
-                VolumePlan { gib: 1, kind: None },
-                VolumePlan { gib: 2, kind: Some(catalog::VOLUME_TYPE.1.to_owned()) },
-            ],
-            metadata: BTreeMap::new(),
-            ready: Readiness::Active,
-        }
+        catalog::plan_of_all()
     }
 
     async fn wait(&self) {
